@@ -1,0 +1,1 @@
+"""Run real coding agents dependably."""

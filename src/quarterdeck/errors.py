@@ -38,10 +38,7 @@ says what to do next. `exit_code` is what the command line exits with when the e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
-
-if TYPE_CHECKING:
-    from quarterdeck.model import TurnResult
+from typing import Any, ClassVar
 
 
 class QuarterdeckError(Exception):
@@ -60,7 +57,9 @@ class QuarterdeckError(Exception):
     def code(self) -> str:
         """A stable word for programs: the class name in snake_case."""
         name = type(self).__name__
-        return "".join(("_" + c.lower()) if c.isupper() and i else c.lower() for i, c in enumerate(name))
+        return "".join(
+            ("_" + c.lower()) if c.isupper() and i else c.lower() for i, c in enumerate(name)
+        )
 
     def __str__(self) -> str:
         return f"{self.message} ({self.remedy})" if self.remedy else self.message
@@ -137,7 +136,10 @@ class EngineVersionError(EngineError):
 
 
 class _EngineEnded(EngineError):
-    """Common facts of an agent process that is gone or useless."""
+    """Common facts of an agent process that is gone or useless.
+
+    `partial` is the TurnResult of what had arrived of the turn, or None outside a turn.
+    """
 
     def __init__(
         self,
@@ -145,7 +147,7 @@ class _EngineEnded(EngineError):
         *,
         exit_code: int | None = None,
         stderr_tail: str = "",
-        partial: TurnResult | None = None,
+        partial: Any = None,
         remedy: str = "",
     ) -> None:
         super().__init__(message, remedy=remedy)
@@ -221,9 +223,9 @@ class CapabilityError(QuarterdeckError):
 
 
 class TurnError(QuarterdeckError):
-    """The turn did not end well."""
+    """The turn did not end well. `result` is its TurnResult."""
 
-    def __init__(self, message: str = "", *, result: TurnResult | None = None, remedy: str = "") -> None:
+    def __init__(self, message: str = "", *, result: Any = None, remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
         self.result = result
 
@@ -255,7 +257,9 @@ class SessionAmbiguous(SessionError):
 
     def __init__(self, name: str, candidates: Sequence[str]) -> None:
         listed = ", ".join(candidates[:10])
-        super().__init__(f"{name!r} fits {len(candidates)} sessions: {listed}", remedy="use a whole id")
+        super().__init__(
+            f"{name!r} fits {len(candidates)} sessions: {listed}", remedy="use a whole id"
+        )
         self.candidates = tuple(candidates)
 
 

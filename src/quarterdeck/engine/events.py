@@ -18,7 +18,9 @@ from quarterdeck.model import Boundary, Exit, ModelUsage, PermissionDenial, Rate
 
 
 def _tag(name: str) -> str:
-    return "".join(("_" + c.lower()) if c.isupper() and i else c.lower() for i, c in enumerate(name))
+    return "".join(
+        ("_" + c.lower()) if c.isupper() and i else c.lower() for i, c in enumerate(name)
+    )
 
 
 class Event(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag=_tag):
@@ -217,10 +219,10 @@ class ThinkingDelta(Event, frozen=True, gc=False):
 
 
 class TextWithdrawn(Event, frozen=True, gc=False):
-    """Text streamed for this message was abandoned by the engine: drop what you showed of it."""
+    """The last `characters` streamed for this message were abandoned by the engine: take them back."""
 
     message_id: str
-    text: str
+    characters: int
     reason: str
 
 

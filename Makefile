@@ -1,0 +1,106 @@
+# The one entry to this repository: `make help` lists what there is.
+
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON  ?=#        the interpreter for the environment; empty: python3.11, else python3
+ARGS    ?=#        passed on to pytest, to the demo or to the benchmark
+ONLY    ?=#        name of one benchmark
+WORKERS ?= 2#      test processes; 0 runs the tests in one
+
+UV_VERSION := 0.13.8
+VENV   := .venv
+BIN    := $(VENV)/bin
+CLAUDE := node_modules/@anthropic-ai/claude-code
+
+.PHONY: help setup demo test check format bench docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .cache/package .cache/engines ## install everything into this folder (a second run does nothing)
+
+demo: setup ## watch Quarterdeck drive the real engine against the scripted model (ARGS=...)
+	@$(BIN)/quarterdeck demo $(ARGS)
+
+test: setup ## run the tests (ARGS="-k name tests/engine", WORKERS=0 for one process)
+	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+check: setup ## lint, formatting, types, layering and the rules of the repository
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layering.py tests/test_repository.py
+
+format: setup ## put all Python into the one format, and fix what ruff can fix
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: setup ## measure (ONLY=name for one benchmark, ARGS=...)
+	@$(BIN)/python bench/run.py $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+docs: setup ## build the documentation into site/; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+clean: ## remove everything that setup, the tools and the tests made
+	rm -rf $(VENV) node_modules .cache site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests bench examples tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- the environment: each step is redone only when what it was made from has changed ---------------
+
+$(VENV)/pyvenv.cfg:
+	@set -e; python=''; \
+	for candidate in $(or $(PYTHON),python3.11 python3); do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    python="$$candidate"; break; \
+	  fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo 'setup: no Python 3.11 or newer was found; install it, or name it: make setup PYTHON=/path/to/python' >&2; \
+	  exit 1; \
+	fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "setup: $$python has no venv or pip; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	  exit 1; \
+	fi; \
+	echo "setup: $(VENV) from $$("$$python" --version)"; \
+	"$$python" -m venv --clear $(VENV)
+
+$(BIN)/uv: $(VENV)/pyvenv.cfg
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+.cache/requirements: requirements/dev.txt $(BIN)/uv
+	@echo "setup: Python packages of requirements/dev.txt"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@mkdir -p .cache && touch $@
+
+.cache/package: pyproject.toml .cache/requirements
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@mkdir -p .cache && touch $@
+
+node_modules/.package-lock.json: package.json package-lock.json
+	@if ! node -e 'process.exit(+process.versions.node.split(".")[0] < 20)' 2>/dev/null; then \
+	  echo 'setup: the engines need Node 20 or newer, with npm' >&2; \
+	  exit 1; \
+	fi
+	@echo "setup: the engines of package-lock.json"
+	@npm ci --ignore-scripts --no-progress --silent
+	@touch $@
+
+# npm no longer runs install scripts unasked. These two put the program for this machine in place.
+.cache/engines: node_modules/.package-lock.json
+	@node $(CLAUDE)/install.cjs
+	@cd node_modules/opencode-ai && node postinstall.mjs
+	@mkdir -p .cache/home
+	@want=$$(node -p 'require("./package.json").dependencies["@anthropic-ai/claude-code"]'); \
+	got=$$(env -i PATH="$$PATH" HOME="$(CURDIR)/.cache/home" DISABLE_AUTOUPDATER=1 \
+	  node_modules/.bin/claude --version); \
+	case "$$got" in \
+	  "$$want "*) echo "setup: Claude Code $$want" ;; \
+	  *) echo "setup: Claude Code $$want is needed, but node_modules has: $$got; run make clean setup" >&2; exit 1 ;; \
+	esac
+	@touch $@

@@ -47,7 +47,7 @@ docs: setup ## build the documentation into site/; a broken link is an error
 
 clean: ## remove everything that setup, the tools and the tests made
 	rm -rf $(VENV) node_modules .cache site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find src tests bench examples tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- the environment: each step is redone only when what it was made from has changed ---------------
 
@@ -82,25 +82,34 @@ $(BIN)/uv: $(VENV)/pyvenv.cfg
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@mkdir -p .cache && touch $@
 
+# Not `npm ci`: it refuses a lock file that lacks OpenCode's packages for machines other than ours.
 node_modules/.package-lock.json: package.json package-lock.json
-	@if ! node -e 'process.exit(+process.versions.node.split(".")[0] < 20)' 2>/dev/null; then \
+	@if ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null; then \
 	  echo 'setup: the engines need Node 20 or newer, with npm' >&2; \
 	  exit 1; \
 	fi
 	@echo "setup: the engines of package-lock.json"
-	@npm ci --ignore-scripts --no-progress --silent
+	@mkdir -p .cache
+	@rm -rf node_modules
+	@npm install --no-save --ignore-scripts --no-progress --loglevel=error >.cache/npm.log 2>&1 \
+	  || { cat .cache/npm.log >&2; exit 1; }
 	@touch $@
 
-# npm no longer runs install scripts unasked. These two put the program for this machine in place.
+# npm no longer runs install scripts unasked. These two put the program for this machine in place, from
+# the packages that are there: offline, so that neither fetches one that the lock file does not know.
 .cache/engines: node_modules/.package-lock.json
-	@node $(CLAUDE)/install.cjs
-	@cd node_modules/opencode-ai && node postinstall.mjs
 	@mkdir -p .cache/home
-	@want=$$(node -p 'require("./package.json").dependencies["@anthropic-ai/claude-code"]'); \
-	got=$$(env -i PATH="$$PATH" HOME="$(CURDIR)/.cache/home" DISABLE_AUTOUPDATER=1 \
-	  node_modules/.bin/claude --version); \
-	case "$$got" in \
-	  "$$want "*) echo "setup: Claude Code $$want" ;; \
-	  *) echo "setup: Claude Code $$want is needed, but node_modules has: $$got; run make clean setup" >&2; exit 1 ;; \
-	esac
+	@HOME="$(CURDIR)/.cache/home" npm_config_offline=true node $(CLAUDE)/install.cjs
+	@cd node_modules/opencode-ai && HOME="$(CURDIR)/.cache/home" npm_config_offline=true node postinstall.mjs
+	@set -e; \
+	for engine in claude:@anthropic-ai/claude-code opencode:opencode-ai; do \
+	  name=$${engine%%:*}; \
+	  want=$$(node -p "require('./package.json').dependencies['$${engine#*:}']"); \
+	  got=$$(env -i PATH="$$PATH" HOME="$(CURDIR)/.cache/home" DISABLE_AUTOUPDATER=1 \
+	    node_modules/.bin/$$name --version); \
+	  if [ "$${got%% *}" != "$$want" ]; then \
+	    echo "setup: $$name must be $$want, but it says '$$got'; run: make clean setup" >&2; exit 1; \
+	  fi; \
+	  echo "setup: $$name $$want"; \
+	done
 	@touch $@

@@ -7,7 +7,7 @@ system or clock. `LocalHost` (in `localhost.py`) runs each process under the gua
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from quarterdeck.model import Exit
@@ -19,6 +19,9 @@ class Process(Protocol):
     Not for use from several tasks at once, except that `write`, `signal`, `kill` and `wait` may be
     called while a `read` waits.
     """
+
+    on_stderr_line: Callable[[str], None] | None
+    """Called with each line of standard error (cut at 8 KiB), in the event loop; must not block."""
 
     @property
     def pid(self) -> int:

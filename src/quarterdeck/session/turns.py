@@ -200,6 +200,17 @@ class TurnFold:
         self._done: dict[str, tuple[ev.ToolResultBlock, float | None]] = {}
         self._files: dict[str, None] = {}
 
+    def fresh(self) -> TurnFold:
+        """An empty fold for the same prompt: what came so far was another turn's."""
+        return TurnFold(
+            prompt=self.prompt,
+            index=self.index + 1,
+            session=self.session,
+            keep=self.keep,
+            keep_stream=self.keep_stream,
+            max_bytes=self.max_bytes,
+        )
+
     def add(self, event: ev.Event) -> None:
         """Fold one event in."""
         folder = _FOLDERS.get(type(event))
@@ -280,15 +291,15 @@ class TurnFold:
 
     def _common(self) -> dict[str, Any]:
         messages = tuple(m for m, _ in self._messages)
-        said = [b for m in messages if m.role == "assistant" and m.parent is None for b in m.blocks]
-        text = [b.text for b in said if isinstance(b, ev.TextBlock)]
+        main = [m for m in messages if m.role == "assistant" and m.parent is None]
+        said = [b for m in main for b in m.blocks]
         return {
             "prompt": self.prompt,
             "index": self.index,
             "session_id": self.session,
             "engine_session_id": self.engine_session_id,
             "model": self.model,
-            "text": "".join(text + self._deltas),
+            "text": _joined(main, "".join(self._deltas)),
             "thinking": "".join(b.thinking for b in said if isinstance(b, ev.ThinkingBlock)),
             "messages": messages,
             "tool_executions": tuple(self._executions()),
@@ -303,6 +314,16 @@ class TurnFold:
             result, duration = self._done.get(tool_id, (None, None))
             made.append(ToolActivity(use, result, self.index, started, duration, parent))
         return made
+
+
+def _joined(messages: list[ev.Message], rest: str) -> str:
+    """The text of several messages, a line apart; blocks of one message belong together."""
+    parts: dict[str, str] = {}
+    for message in messages:
+        if message.text:
+            key = message.message_id or message.uuid
+            parts[key] = parts.get(key, "") + message.text
+    return "\n".join([*parts.values(), rest] if rest else parts.values())
 
 
 _FOLDERS: dict[type[ev.Event], Callable[[TurnFold, Any], None]] = {

@@ -1,0 +1,295 @@
+"""Answering the engine: permission requests, hooks, in-process MCP servers, elicitations, dialogs.
+
+Every request gets exactly one answer, each in a task of its own, so that a slow one holds up
+nothing. A request that nobody answers is denied; a hook that fails denies too, because Claude Code
+would take an error as consent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
+
+from quarterdeck.clock import within
+from quarterdeck.engine import events as ev
+from quarterdeck.engine.claude import control
+from quarterdeck.engine.claude.protocol import (
+    Call,
+    Cancelled,
+    ControlReply,
+    DialogAsked,
+    HookCalled,
+    McpCalled,
+    UnknownRequest,
+)
+from quarterdeck.errors import InvalidCommand, QuarterdeckError
+from quarterdeck.session.hooks import HookRegistry
+from quarterdeck.session.mcp import McpServer
+from quarterdeck.session.options import Options
+from quarterdeck.session.permissions import (
+    Allow,
+    Defer,
+    Deny,
+    PermissionContext,
+    PermissionRequest,
+    decision_to_wire,
+)
+
+log = logging.getLogger(__name__)
+
+NOBODY = "nobody is there to answer permission requests"
+
+
+class Answerer:
+    """Serves the requests of one engine process.
+
+    `send` writes a line to the engine, `emit` adds an event of ours to the stream. Both are called in
+    the session's event loop only.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        hooks: HookRegistry,
+        servers: Mapping[str, McpServer],
+        *,
+        session: str,
+        send: Callable[[bytes], Awaitable[None]],
+        emit: Callable[..., None],
+    ) -> None:
+        self._options = options
+        self._hooks = hooks
+        self._servers = servers
+        self._session = session
+        self._send = send
+        self._emit = emit
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._open: dict[str, PermissionRequest] = {}
+
+    @property
+    def waiting(self) -> tuple[PermissionRequest, ...]:
+        """Permission requests without an answer yet."""
+        return tuple(self._open.values())
+
+    def serve(self, call: Call) -> None:
+        """Start answering; returns at once."""
+        if isinstance(call, Cancelled):
+            self._cancel(call.request_id)
+            return
+        assert not isinstance(call, ControlReply)
+        work = self._work(call)
+        task = asyncio.get_running_loop().create_task(self._guarded(call.request_id, work))
+        self._tasks[call.request_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(call.request_id, None))
+
+    def _work(self, call: Call) -> Coroutine[Any, Any, bytes | None]:
+        match call:
+            case ev.PermissionAsked() | ev.QuestionAsked():
+                return self._permission(call)
+            case HookCalled():
+                return self._hook(call)
+            case McpCalled():
+                return self._mcp(call)
+            case ev.Elicitation():
+                return self._elicitation(call)
+            case DialogAsked():
+                return _constant(control.success(call.request_id, {"behavior": "cancelled"}))
+            case UnknownRequest():
+                text = f"unsupported request: {call.subtype}"
+                return _constant(control.failure(call.request_id, text))
+        raise AssertionError(call)
+
+    async def _guarded(self, request_id: str, work: Coroutine[Any, Any, bytes | None]) -> None:
+        try:
+            line = await work
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            log.exception("answering request %s failed", request_id)
+            line = control.failure(request_id, f"the client failed: {error}")
+        if line is not None:
+            try:
+                await self._send(line)
+            except (OSError, QuarterdeckError) as error:
+                log.debug("answer to %s was not delivered: %s", request_id, error)
+
+    # -- permissions --------------------------------------------------------------------------------
+
+    async def _permission(self, asked: ev.PermissionAsked | ev.QuestionAsked) -> bytes | None:
+        request = self._request(asked)
+        self._open[request.request_id] = request
+        try:
+            by = await self._decide(request)
+        finally:
+            self._open.pop(request.request_id, None)
+        if request.state == "cancelled":
+            return None
+        decision = request.decision
+        assert decision is not None
+        message = decision.message if isinstance(decision, Deny) else ""
+        word = {"allowed": "allow", "denied": "deny", "expired": "expired"}[request.state]
+        context = request.context
+        self._emit(
+            ev.PermissionResolved,
+            request.request_id, context.tool_use_id, request.tool_name, word, by, message,
+        )  # fmt: skip
+        return control.success(request.request_id, decision_to_wire(decision, request.input))
+
+    def _request(self, asked: ev.PermissionAsked | ev.QuestionAsked) -> PermissionRequest:
+        now = self._options.clock.now()
+        if isinstance(asked, ev.QuestionAsked):
+            source = asked.source.request
+            context = PermissionContext(
+                request_id=asked.request_id, tool_use_id=asked.tool_use_id, session=self._session
+            )
+            name, tool_input = "AskUserQuestion", source.get("input") or {}
+        else:
+            context = PermissionContext(
+                request_id=asked.request_id,
+                tool_use_id=asked.tool_use_id,
+                suggestions=asked.suggestions,
+                blocked_path=asked.blocked_path,
+                reason=asked.reason,
+                reason_type=asked.reason_type,
+                agent_id=asked.agent_id,
+                description=asked.description,
+                session=self._session,
+            )
+            name, tool_input = asked.tool_name, asked.input
+        return PermissionRequest(
+            name,
+            tool_input,
+            context,
+            created_at=now,
+            expires_at=now + self._options.permission_timeout,
+        )
+
+    async def _decide(self, request: PermissionRequest) -> str:
+        """Bring the request to an end; returns who decided."""
+        limit = self._options.permission_timeout
+        try:
+            return await within(self._options.clock, limit, self._ask(request))
+        except TimeoutError:
+            request.expire(f"nobody answered within {limit:.0f} s")
+            return "timeout"
+
+    async def _ask(self, request: PermissionRequest) -> str:
+        callback, queue = self._options.can_use_tool, self._options.permission_queue
+        if callback is not None:
+            by = await self._call(callback, request)
+            if by:
+                return by
+        if queue is None:
+            _resolve(request, Deny(NOBODY))
+            return "default"
+        queue.push(request)
+        await request.wait_async()
+        return "queue"
+
+    async def _call(self, callback: Any, request: PermissionRequest) -> str:
+        """Ask the callback; empty when it defers."""
+        try:
+            decision = await _run(callback, request.tool_name, request.input, request.context)
+        except Exception as error:
+            log.exception("can_use_tool failed for %s", request.tool_name)
+            _resolve(request, Deny(f"the permission callback failed: {error}"))
+            return "callback error"
+        if isinstance(decision, Defer):
+            return ""
+        if not isinstance(decision, Allow | Deny):
+            decision = Deny(f"the permission callback returned {type(decision).__name__}")
+        _resolve(request, decision)
+        return "callback"
+
+    # -- the others ---------------------------------------------------------------------------------
+
+    async def _hook(self, call: HookCalled) -> bytes:
+        output = await self._hooks.call(call.callback_id, call.input, call.tool_use_id)
+        return control.success(call.request_id, output)
+
+    async def _mcp(self, call: McpCalled) -> bytes:
+        server = self._servers.get(call.server)
+        if server is None:
+            return control.failure(call.request_id, f"no such server: {call.server}")
+        reply = await server.handle(call.message)
+        if reply is None:
+            reply = {"jsonrpc": "2.0", "result": {}}
+        try:
+            return control.success(call.request_id, {"mcp_response": reply})
+        except InvalidCommand as error:
+            problem = {"code": -32603, "message": f"the result has no JSON form: {error}"}
+            broken = {"jsonrpc": "2.0", "id": call.message.get("id"), "error": problem}
+            return control.success(call.request_id, {"mcp_response": broken})
+
+    async def _elicitation(self, asked: ev.Elicitation) -> bytes:
+        answer: Mapping[str, Any] = {"action": "cancel"}
+        if self._options.on_elicitation is not None:
+            try:
+                answer = await within(
+                    self._options.clock,
+                    self._options.permission_timeout,
+                    _run(self._options.on_elicitation, asked),
+                )
+            except Exception:
+                log.exception("on_elicitation failed for %s", asked.server)
+                answer = {"action": "cancel"}
+        if not isinstance(answer, Mapping) or answer.get("action") not in (
+            "accept",
+            "decline",
+            "cancel",
+        ):
+            log.error("on_elicitation must return an action of accept, decline or cancel")
+            answer = {"action": "cancel"}
+        return control.success(asked.request_id, dict(answer))
+
+    # -- the end ------------------------------------------------------------------------------------
+
+    def _cancel(self, request_id: str) -> None:
+        """The engine no longer waits: whoever thinks about it is told."""
+        request = self._open.get(request_id)
+        if request is not None and request.cancel():
+            self._emit(
+                ev.PermissionResolved,
+                request_id, request.context.tool_use_id, request.tool_name, "cancelled", "engine", "",
+            )  # fmt: skip
+        task = self._tasks.get(request_id)
+        if task is not None:
+            task.cancel()
+
+    async def drain(self, reason: str) -> None:
+        """Deny what is open and stop everything; returns when no task of ours is left."""
+        for request in self.waiting:
+            _resolve(request, Deny(reason))
+        tasks = list(self._tasks.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=0.2)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _resolve(request: PermissionRequest, decision: Allow | Deny) -> None:
+    """Resolve unless somebody else was faster."""
+    if request.state != "pending":
+        return
+    if isinstance(decision, Allow):
+        request.allow(decision.updated_input, decision.updated_permissions)
+    else:
+        request.deny(decision.message, interrupt=decision.interrupt)
+
+
+async def _run(callback: Callable[..., Any], *args: Any) -> Any:
+    """Call sync callbacks in a thread, async ones here."""
+    if inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(
+        getattr(callback, "__call__", None)  # noqa: B004
+    ):
+        return await callback(*args)
+    value = await asyncio.to_thread(callback, *args)
+    return await value if inspect.isawaitable(value) else value
+
+
+async def _constant(line: bytes) -> bytes:
+    return line

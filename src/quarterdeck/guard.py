@@ -442,7 +442,9 @@ def _serve(tree: Tree, control: int, wakeup: int, owner: int) -> bool:
 
 
 def _drain(wakeup: int, seconds: float) -> None:
-    select.select([wakeup], [], [], seconds)
+    poll = select.poll()
+    poll.register(wakeup, select.POLLIN)
+    poll.poll(seconds * 1000)
     try:
         while os.read(wakeup, 4096):
             pass

@@ -31,6 +31,7 @@ from quarterdeck.errors import (
     SessionNotFound,
     UsageError,
 )
+from quarterdeck.host import Host
 from quarterdeck.model import Boundary, Exit, RateLimit, new_id
 from quarterdeck.session import lock
 from quarterdeck.session.asks import Answerer
@@ -161,16 +162,19 @@ class Client(Controls):
             session=self.session_id, send=stream.write, emit=stream.emit,
         )  # fmt: skip
         self._stream, self._answerer = stream, answerer
-        host = options.host
-        if host is None:
-            from quarterdeck.localhost import LocalHost
-
-            host = LocalHost()
         await stream.start(
-            host, launch, answerer,
+            self.host(), launch, answerer,
             cwd=str(cwd), env=env, mark=self.session_id,
             timeout=options.start_timeout, on_stderr=options.on_stderr,
         )  # fmt: skip
+
+    def host(self) -> Host:
+        """Where the engine runs."""
+        if self.options.host is not None:
+            return self.options.host
+        from quarterdeck.localhost import LocalHost
+
+        return LocalHost()
 
     def _settle_ids(self, options: Options, cwd: Path, inherited: Mapping[str, str]) -> Options:
         """Choose and lock the engine's session id, so that it is known before the process exists."""
@@ -258,6 +262,11 @@ class Client(Controls):
         return self._stream is not None and self._stream.alive and not self._closed
 
     @property
+    def is_closed(self) -> bool:
+        """`close` was called, or the engine has ended."""
+        return self._closed or (self._stream is not None and not self._stream.alive)
+
+    @property
     def pid(self) -> int | None:
         """The engine's process id."""
         return self._stream.pid if self._stream is not None else None
@@ -337,7 +346,11 @@ class Client(Controls):
         Leaving the loop early interrupts the turn. Raises what `turn` raises.
         """
         handle = await self.send(prompt, attachments=attachments, keep=False)
-        handle._subscription.claim()
+        async for event in self.follow(handle):
+            yield event
+
+    async def follow(self, handle: TurnHandle) -> AsyncIterator[ev.Event]:
+        """The events of a turn to its end; leaving early interrupts it. Raises what `turn` raises."""
         try:
             async for event in handle.stream():
                 yield event

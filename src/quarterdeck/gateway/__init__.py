@@ -1,0 +1,1 @@
+"""The model side: wire formats, and the scripted model that answers in them on loopback."""

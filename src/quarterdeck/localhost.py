@@ -23,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from quarterdeck import guard
 from quarterdeck.errors import (
     EngineError,
@@ -31,7 +33,11 @@ from quarterdeck.errors import (
     OptionError,
     PlatformUnsupported,
 )
+from quarterdeck.host import Host, Process
 from quarterdeck.model import Exit, new_id
+
+if sys.platform != "win32":
+    import fcntl
 
 READ_SIZE = 1 << 20
 PIPE_SIZE = 1 << 20
@@ -69,13 +75,13 @@ class LocalHost:
                 "Windows offers no way here to end an agent with all its descendants",
                 remedy="run Quarterdeck inside WSL 2",
             )
-        cwd = _checked_cwd(cwd)
-        marked = {guard.MARK: _checked_mark(mark or new_id())}
-        marked.update((key, value) for key, value in _checked_env(env).items() if key != guard.MARK)
-        program = _find(_checked_argv(argv), cwd, marked.get("PATH", os.defpath))
-        process = LocalProcess(marked[guard.MARK])
+        mark = mark or new_id()
+        cwd = _check(argv, cwd, env, mark)
+        program = _find(argv[0], env.get("PATH", os.defpath))
+        request = _request(program, argv, cwd, {**env, guard.MARK: mark})
+        process = LocalProcess(mark)
         try:
-            await process._start(_request(program, argv, cwd, marked))
+            await process._start(request)
         except _StartFailed as failed:
             await process.aclose()
             raise _start_error(program, cwd, failed, process.stderr_tail) from None
@@ -99,21 +105,16 @@ class LocalProcess:
         self._loop = asyncio.get_running_loop()
         self._report = _Report()
         self._answered = asyncio.Event()
+        self._returned = asyncio.Event()
         self._tail = _StderrTail()
         self._killed = ""
         self._over = False
         self._in_a_row = 0
         self._deadline: asyncio.TimerHandle | None = None
-        try:
-            self._guard, self._control, fds = _start_guard()
-        except OSError as error:
-            raise EngineStartError(
-                f"the guard could not be started: {error.strerror or error}",
-                remedy="raise the limit of open files or of processes (ulimit -n, -u)",
-            ) from error
-        self._stdin, self._stdout, self._stderr = (
-            _Pipe(fd, self._loop, write=number == 0) for number, fd in enumerate(fds)
-        )
+        self._guard, self._control, fds = _start_guard()
+        self._stdin = _Pipe(fds[0], self._loop.add_writer, self._loop.remove_writer)
+        self._stdout = _Pipe(fds[1], self._loop.add_reader, self._loop.remove_reader)
+        self._stderr = _Pipe(fds[2], self._loop.add_reader, self._loop.remove_reader)
         self._supervisor = self._loop.create_task(self._supervise())
 
     @property
@@ -132,31 +133,26 @@ class LocalProcess:
     async def read(self) -> bytes:
         """As `host.Process.read`. After `aclose` it returns b""."""
         await self._give_way()
-        while self._stdout.fd >= 0:
-            # Whatever was written is in the pipe before the tree is known to be over.
+        while True:
+            # Once the tree is over, everything that was ever written is in the pipe.
             over = self._over
-            try:
-                return os.read(self._stdout.fd, READ_SIZE)
-            except BlockingIOError:
-                if over:
-                    break
+            data = self._stdout.take(READ_SIZE)
+            if data is not None or over:
+                return data or b""
             self._in_a_row = 0
             await self._stdout.ready()
-        return b""
 
     async def write(self, data: bytes) -> None:
         """As `host.Process.write`; BrokenPipeError also after `close_stdin` and `aclose`."""
         rest = memoryview(data)
         while rest:
             await self._give_way()
-            if self._stdin.fd < 0:
-                raise BrokenPipeError(errno.EPIPE, "standard input is closed")
             over = self._over
-            try:
-                rest = rest[os.write(self._stdin.fd, rest) :]
-            except BlockingIOError:
-                if over:
-                    raise BrokenPipeError(errno.EPIPE, "the program has ended") from None
+            count = self._stdin.put(rest)
+            if not count and over:
+                raise BrokenPipeError(errno.EPIPE, "the program has ended")
+            rest = rest[count:]
+            if not count:
                 self._in_a_row = 0
                 await self._stdin.ready()
 
@@ -167,128 +163,394 @@ class LocalProcess:
             await asyncio.sleep(0)
 
     async def close_stdin(self) -> None:
+        """As `host.Process.close_stdin`; a `write` that waits raises BrokenPipeError."""
         self._stdin.close()
 
     async def signal(self, number: int) -> None:
-        """As `host.Process.signal`. Raises OptionError when there is no such signal."""
+        """As `host.Process.signal`. Raises OptionError when this system has no such signal."""
         if number not in signal.valid_signals():
             raise OptionError("signal", number, "is not a signal of this system")
         with contextlib.suppress(OSError):
             await self._loop.sock_sendall(self._control, b"signal %d\n" % number)
 
     async def kill(self, reason: str) -> Exit:
+        """As `host.Process.kill`. `reason` becomes `Exit.killed`, unless there was one before."""
         self._end(reason or "killed")
         return await self.wait()
 
     async def wait(self) -> Exit:
+        """As `host.Process.wait`."""
         return await asyncio.shield(self._supervisor)
 
     async def aclose(self) -> None:
+        """As `host.Process.aclose`. When cancelled, the rest is done in the background."""
         self._end("closed")
         try:
             await asyncio.shield(self._supervisor)
         finally:
-            self._close()
-
-    # ---------------------------------------------------------------------------- inside
+            self._close_pipes()
 
     async def _start(self, request: bytes) -> None:
         """Hand the guard its request. Raises _StartFailed."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             await self._loop.sock_sendall(self._control, request)
         await self._answered.wait()
-        if not self._report.pid:
-            await asyncio.shield(self._supervisor)
-            raise _StartFailed(*(self._report.failed or ("guard", 0)))
+        # From here to the caller of `spawn` nothing yields to the loop, so its `on_stderr_line` is
+        # set before the first line is read.
+        self._returned.set()
+        if self._report.pid:
+            self._loop.add_reader(self._stderr.fd, self._read_stderr)
+            return
+        await self.wait()
+        raise _StartFailed(*(self._report.failed or ("guard", 0)))
 
     def _end(self, reason: str) -> None:
         """Tell the guard to kill the tree; only the first reason counts."""
         if self._deadline is not None or self._supervisor.done():
             return
         self._killed = reason
+        self._returned.set()
         self._deadline = self._loop.call_later(GUARD_SECONDS, self._guard.kill)
         with contextlib.suppress(OSError):
-            # Unlike a close this reaches the guard even while a fork of ours holds the socket too.
+            # Unlike a close, this reaches the guard while a fork of ours holds the socket too.
             self._control.shutdown(socket.SHUT_WR)
 
     async def _supervise(self) -> Exit:
-        """From the guard's start to its verified end."""
-        self._loop.add_reader(self._stderr.fd, self._read_stderr)
-        alone = await self._listen()
+        """From the guard's start to the verified end of the tree."""
+        deserted = await self._listen()
+        await self._returned.wait()
+        await self._reap()
+        end = self._report.exit
+        if end is None:
+            end = Exit() if self._report.failed else await self._sweep()
+        elif end.killed:
+            end = msgspec.structs.replace(end, killed=self._killed or "closed")
+        self._finish()
+        if deserted:
+            self._close_pipes()
+        return end
+
+    async def _listen(self) -> bool:
+        """Take in the guard's report. True when the loop shut down: then nobody calls `aclose`."""
+        deserted = False
+        while True:
+            try:
+                data = await self._loop.sock_recv(self._control, _MAX_REPORT)
+            except asyncio.CancelledError:
+                deserted = True
+                self._end("closed")
+                continue
+            except ConnectionResetError:
+                data = b""
+            intact = self._report.feed(data)
+            if self._report.pid or not intact:
+                self._answered.set()
+            if not intact:
+                return deserted
+
+    async def _reap(self) -> None:
         if self._report.exit is None and not self._report.failed:
             self._guard.kill()
         delay = 0.0005
         while self._guard.poll() is None:
             await asyncio.sleep(delay)
             delay = min(2 * delay, 0.05)
+        self._control.close()
         if self._deadline is not None:
             self._deadline.cancel()
-        end = self._report.exit
-        if end is None:
-            end = Exit() if self._report.failed else await self._sweep()
-        elif end.killed:
-            end = Exit(end.code, end.signal, self._killed or "closed", end.left, end.survivors)
-        self._finish(alone)
-        return end
-
-    async def _listen(self) -> bool:
-        """Take in the guard's report. True when the loop ends, and so nobody will call `aclose`."""
-        alone = False
-        while True:
-            try:
-                data = await self._loop.sock_recv(self._control, _MAX_REPORT)
-            except asyncio.CancelledError:
-                alone = True
-                self._end("closed")
-                continue
-            except ConnectionResetError:
-                data = b""
-            intact = self._report.feed(data)
-            if self._report.pid or not data:
-                self._answered.set()
-            if not data or not intact:
-                return alone
 
     async def _sweep(self) -> Exit:
         search = partial(guard.sweep_marked, self._mark, program=self._report.pid)
         left, survivors = await self._loop.run_in_executor(None, search)
         return Exit(killed="guard lost", left=left, survivors=survivors)
 
-    def _finish(self, alone: bool) -> None:
+    def _finish(self) -> None:
         self._over = True
-        self._answered.set()
-        self._read_stderr()
+        # What is in the pipe; a survivor that goes on writing does not hold us up.
+        for _ in range(PIPE_SIZE // STDERR_TAIL):
+            self._read_stderr()
+        self._say(self._tail.rest())
         if self._stderr.fd >= 0:
             self._loop.remove_reader(self._stderr.fd)
-        self._say(self._tail.rest())
         self._stdin.wake()
         self._stdout.wake()
-        if alone:
-            self._close()
 
     def _read_stderr(self) -> None:
-        data = b""
-        with contextlib.suppress(BlockingIOError):
-            # At most what the pipe holds, so this ends.
-            while self._stderr.fd >= 0 and (data := os.read(self._stderr.fd, STDERR_TAIL)):
-                self._say(self._tail.feed(data, lines=self.on_stderr_line is not None))
-                if not self._over:
-                    return
-        if not data and not self._over:
+        data = self._stderr.take(STDERR_TAIL)
+        if data:
+            self._say(self._tail.feed(data))
+        elif data is not None and self._stderr.fd >= 0:
             self._loop.remove_reader(self._stderr.fd)
 
-    def _say(self, lines: list[str]) -> None:
+    def _say(self, lines: list[bytes]) -> None:
         for line in lines:
             if self.on_stderr_line is None:
                 return
             try:
-                self.on_stderr_line(line)
+                self.on_stderr_line(line.decode("utf-8", "replace"))
             except Exception as error:
-                self._loop.call_exception_handler(
-                    {"message": "on_stderr_line failed", "exception": error}
-                )
+                context = {"message": "on_stderr_line failed", "exception": error}
+                self._loop.call_exception_handler(context)
 
-    def _close(self) -> None:
-        self._control.close()
+    def _close_pipes(self) -> None:
         for pipe in (self._stdin, self._stdout, self._stderr):
             pipe.close()
+
+
+if TYPE_CHECKING:
+    _host: type[Host] = LocalHost
+    _process: type[Process] = LocalProcess
+
+
+class _Pipe:
+    """Our end of one pipe: non-blocking, with at most one task that waits for it."""
+
+    def __init__(self, fd: int, add: Callable[..., None], remove: Callable[[int], bool]) -> None:
+        self.fd = fd
+        self._add = add
+        self._remove = remove
+        self._waiter: asyncio.Future[None] | None = None
+
+    def take(self, size: int) -> bytes | None:
+        """Some bytes; None when there are none now, b"" at the end or when closed."""
+        if self.fd < 0:
+            return b""
+        try:
+            return os.read(self.fd, size)
+        except BlockingIOError:
+            return None
+
+    def put(self, data: memoryview) -> int:
+        """How many bytes the pipe took. Raises BrokenPipeError at the end or when closed."""
+        if self.fd < 0:
+            raise BrokenPipeError(errno.EPIPE, "standard input is closed")
+        try:
+            return os.write(self.fd, data)
+        except BlockingIOError:
+            return 0
+
+    async def ready(self) -> None:
+        """Wait until it is worth trying again."""
+        if self._waiter is not None:
+            raise RuntimeError("another task waits for this pipe already")
+        self._waiter = asyncio.get_running_loop().create_future()
+        self._add(self.fd, self.wake)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            if self.fd >= 0:
+                self._remove(self.fd)
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            if self._waiter is not None:
+                # Now, for the number may belong to another file when the waiter runs.
+                self._remove(self.fd)
+            os.close(self.fd)
+            self.fd = -1
+            self.wake()
+
+
+class _StderrTail:
+    """The last bytes of a stream, and its lines as they come."""
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        self._line = b""
+
+    @property
+    def text(self) -> str:
+        return self._kept.decode("utf-8", "replace")
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends, the long ones in pieces."""
+        self._kept += data
+        del self._kept[:-STDERR_TAIL]
+        *lines, self._line = (self._line + data).split(b"\n")
+        pieces = [line[i : i + STDERR_LINE] for line in lines for i in _starts(line)]
+        while len(self._line) > STDERR_LINE:
+            pieces.append(self._line[:STDERR_LINE])
+            self._line = self._line[STDERR_LINE:]
+        return pieces
+
+    def rest(self) -> list[bytes]:
+        line, self._line = self._line, b""
+        return [line] if line else []
+
+
+def _starts(line: bytes) -> range:
+    return range(0, max(1, len(line)), STDERR_LINE)
+
+
+class _Report:
+    """What the guard has told, line by line."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.failed: tuple[str, int] | None = None
+        self.exit: Exit | None = None
+        self._names: dict[str, list[str]] = {"left": [], "survivor": []}
+        self._pending = b""
+        self._size = 0
+
+    def feed(self, data: bytes) -> bool:
+        """False at the end, or when it is longer than a guard's report can be."""
+        self._size += len(data)
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        for line in lines:
+            word, _, rest = line.decode("utf-8", "replace").partition(" ")
+            match word:
+                case "started":
+                    self.pid = int(rest)
+                case "failed":
+                    stage, number = rest.split()
+                    self.failed = (stage, int(number))
+                case "left" | "survivor":
+                    self._names[word].append(rest)
+                case "exit":
+                    code, ended_by, killed = rest.split()
+                    self.exit = Exit(
+                        code=None if code == "-" else int(code),
+                        signal=None if ended_by == "-" else int(ended_by),
+                        killed="yes" if killed == "1" else "",
+                        left=tuple(self._names["left"]),
+                        survivors=tuple(self._names["survivor"]),
+                    )
+        return bool(data) and self._size <= _MAX_REPORT
+
+
+# -------------------------------------------------------------------------------- starting
+
+
+class _StartFailed(Exception):
+    """Where the start of the program stopped, and the error number there."""
+
+    def __init__(self, stage: str, number: int) -> None:
+        super().__init__(stage, number)
+        self.stage = stage
+        self.number = number
+
+
+def _start_guard() -> tuple[subprocess.Popen[bytes], socket.socket, tuple[int, int, int]]:
+    """The guard, our end of its control channel, our ends of the pipes on 0, 1 and 2."""
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+        try:
+            control, far = socket.socketpair()
+            ours.callback(control.close)
+            theirs.callback(far.close)
+            streams = []
+            fds = []
+            for number in range(3):
+                reading, writing = os.pipe()
+                kept, given = (writing, reading) if number == 0 else (reading, writing)
+                ours.callback(os.close, kept)
+                theirs.callback(os.close, given)
+                os.set_blocking(kept, False)
+                streams.append(given)
+                fds.append(kept)
+            _enlarge(fds[1])
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-E", guard.__file__, str(far.fileno())],
+                stdin=streams[0],
+                stdout=streams[1],
+                stderr=streams[2],
+                cwd="/",
+                # The program's environment is no business of the guard's own interpreter.
+                env={key: os.environ[key] for key in _LOADER if key in os.environ},
+                pass_fds=(far.fileno(),),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise EngineStartError(
+                f"the guard could not be started: {error.strerror or error}",
+                remedy="check the limits of open files and processes (ulimit -n, -u) and that "
+                f"{sys.executable or 'sys.executable'} is a Python",
+            ) from error
+        control.setblocking(False)
+        ours.pop_all()
+        return process, control, (fds[0], fds[1], fds[2])
+
+
+_LOADER = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+
+
+def _enlarge(fd: int) -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+
+
+def _start_error(program: str, cwd: str, failed: _StartFailed, stderr: str) -> EngineError:
+    reason = os.strerror(failed.number) if failed.number else "its process ended"
+    if failed.stage == "guard":
+        return EngineStartError(
+            f"the guard of {program} could not do its work: {reason}",
+            stderr_tail=stderr,
+            remedy=f"check that {sys.executable} runs and that prctl is not forbidden here",
+        )
+    if failed.stage == "cwd":
+        return EngineStartError(
+            f"{program} was not started: {cwd} cannot be entered: {reason}",
+            remedy="give a working directory that exists and that you may enter",
+        )
+    missing = failed.number in (errno.ENOENT, errno.ENOTDIR)
+    if missing and not Path(cwd, program).exists():
+        return _not_found(f"the program {program} does not exist")
+    if missing:
+        reason = "the interpreter or loader that it names does not exist"
+    return EngineStartError(
+        f"{program} was not started: {reason}",
+        remedy="check that it is an executable program for this machine, and its arguments short",
+    )
+
+
+def _not_found(message: str) -> EngineNotFound:
+    return EngineNotFound(message, remedy="install it, or give its full path")
+
+
+def _find(name: str, path: str) -> str:
+    if "/" in name:
+        return name
+    # Never the working directory: a repository must not decide which program `claude` is.
+    for directory in path.split(os.pathsep):
+        candidate = Path(directory, name)
+        if candidate.is_absolute() and os.access(candidate, os.X_OK) and candidate.is_file():
+            return str(candidate)
+    raise _not_found(f"no program {name} in PATH ({path})")
+
+
+def _request(program: str, argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> bytes:
+    try:
+        request = guard.pack_request(program, argv, cwd, env)
+    except UnicodeEncodeError:
+        raise OptionError("argv", argv[0], "arguments or env hold lone surrogates") from None
+    if len(request) > guard.MAX_REQUEST:
+        raise OptionError("argv", argv[0], "arguments and env together are over 16 MiB")
+    return request
+
+
+def _check(argv: Sequence[str], cwd: str, env: Mapping[str, str], mark: str) -> str:
+    """The absolute `cwd`, when all of it can be handed to a program. Raises OptionError."""
+    if isinstance(argv, str) or not argv or not argv[0]:
+        raise OptionError("argv", argv, "must be a list that begins with a program")
+    for number, argument in enumerate(argv):
+        # Arguments and values can hold secrets, so an error names their place only.
+        if not isinstance(argument, str) or "\0" in argument:
+            raise OptionError("argv", f"argument {number}", "must be text without NUL")
+    for key, value in env.items():
+        if not isinstance(key, str) or not key or "=" in key or "\0" in key:
+            raise OptionError("env", key, "is not a name for a variable")
+        if not isinstance(value, str) or "\0" in value:
+            raise OptionError("env", key, "must have text without NUL as its value")
+    if not isinstance(mark, str) or "\0" in mark:
+        raise OptionError("mark", mark, "must be text without NUL")
+    if mark == os.environ.get(guard.MARK):
+        raise OptionError("mark", mark, "is the mark of this very process")
+    if not isinstance(cwd, str) or not os.path.isdir(cwd):  # noqa: PTH112 (never raises)
+        raise OptionError("cwd", cwd, "is not a directory that exists")
+    return str(Path(cwd).absolute())

@@ -24,6 +24,27 @@ SIGNATURE = "c2NyaXB0ZWQ="
 RESET_GRACE = 0.02
 """Seconds before a reset: the peer's program may lose what it has not read by then."""
 
+_MODEL = {
+    "id": "scripted",
+    "type": "model",
+    "object": "model",
+    "display_name": "Scripted model",
+    "created_at": "1970-01-01T00:00:00Z",
+    "created": 0,
+    "owned_by": "quarterdeck",
+}
+PAGES: Mapping[str, Mapping[str, Any]] = {
+    "/": {"name": "quarterdeck scripted model"},
+    "/v1/models": {
+        "object": "list",
+        "data": [_MODEL],
+        "has_more": False,
+        "first_id": "scripted",
+        "last_id": "scripted",
+    },
+}
+"""What GET gives, in a form that fits both wire formats."""
+
 Source = Literal["script", "directive", "aux", "default", ""]
 
 
@@ -149,11 +170,11 @@ class Send(msgspec.Struct, frozen=True):
 class End(msgspec.Struct, frozen=True):
     """The end of the response.
 
-    `complete`: as HTTP wants it. `cut`: the connection is closed though more was announced.
-    `reset`: the connection is torn down.
+    `complete`: the body is whole for HTTP, the connection stays. `closed`: the same, and the connection
+    is closed. `cut`: it is closed though more was announced. `reset`: it is torn down.
     """
 
-    how: Literal["complete", "cut", "reset"]
+    how: Literal["complete", "closed", "cut", "reset"]
 
 
 Step = Pause | Send | End
@@ -215,7 +236,7 @@ def _fault(fault: str, error_frame: bytes) -> Iterator[Step]:
         yield Pause(RESET_GRACE)
         yield End("reset")
     else:
-        yield End("complete")
+        yield End("closed")
 
 
 def deliver_whole(reply: Reply, body: bytes) -> Iterator[Step]:

@@ -88,7 +88,17 @@ def frames(
     head = _head(answer, "chat.completion.chunk")
     if include_usage:
         head["usage"] = None
+    parts = [(block, *_field(block)) for block in answer.blocks]
+    return _stream(answer, head, parts, chunk, pings)
 
+
+def _stream(
+    answer: Answer,
+    head: Mapping[str, Any],
+    parts: list[tuple[dict[str, Any], str, str]],
+    chunk: int | None,
+    pings: int,
+) -> Iterator[Frame]:
     def event(delta: Mapping[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         return _event({**head, "choices": [choice]})
@@ -97,21 +107,20 @@ def frames(
     for _ in range(pings):
         yield Frame("ping", b": ping\n\n")
     calls = 0
-    for block in answer.blocks:
-        field, text = _field(block)
+    for block, field, text in parts:
         if field == "call":
             opening = {"name": block["name"], "arguments": ""}
             call = {"index": calls, "id": block["id"], "type": "function", "function": opening}
             yield Frame("block", event({"tool_calls": [call]}))
-            for part in chunks(text, chunk):
-                more = {"index": calls, "function": {"arguments": part}}
+            for piece in chunks(text, chunk):
+                more = {"index": calls, "function": {"arguments": piece}}
                 yield Frame("delta", event({"tool_calls": [more]}))
             calls += 1
         else:
-            for part in chunks(text, chunk):
-                yield Frame("delta", event({field: part}))
+            for piece in chunks(text, chunk):
+                yield Frame("delta", event({field: piece}))
     yield Frame("end", event({}, _finish(answer)))
-    if include_usage:
+    if "usage" in head:
         yield Frame("end", _event({**head, "choices": [], "usage": _usage(answer)}))
     yield Frame("end", b"data: [DONE]\n\n")
 

@@ -82,7 +82,7 @@ class Place(msgspec.Struct, frozen=True):
 
     def at(self, more: str) -> Place:
         """A place inside this one: `.name`, `[0]`."""
-        return Place(self.reply, f"{self.field}{more}")
+        return Place(self.reply, f"{self.field}{more}" if self.field else more.removeprefix("."))
 
     def wrong(self, value: object, reason: str, remedy: str) -> ScriptError:
         """The error that names reply, field, value, reason and remedy."""
@@ -106,7 +106,9 @@ def _text(place: Place, value: Any) -> str:
 
 def _some_text(place: Place, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise place.wrong(value, "not a text, or empty", "write at least one character, or leave it out")
+        raise place.wrong(
+            value, "not a text, or empty", "write at least one character, or leave it out"
+        )
     return value
 
 
@@ -160,7 +162,7 @@ def known(place: Place, value: Any, checks: Mapping[str, Check], what: str) -> d
     fields = mapping(place, value)
     checked = {}
     for name, inner in fields.items():
-        inside = place.at(f".{name}" if place.field else name)
+        inside = place.at(f".{name}")
         if name not in checks:
             close = difflib.get_close_matches(name, checks, 1)
             hint = f"did you mean {close[0]}?" if close else f"it can have: {', '.join(checks)}"
@@ -296,11 +298,15 @@ def parse_reply(place: Place, value: Any) -> Reply:
             clash = next((name for name in right if one in fields and name in fields), None)
             if clash is not None:
                 inner = place.at(clash)
-                raise inner.wrong(value[clash], f"cannot stand beside {one}", "leave out one of them")
+                raise inner.wrong(
+                    value[clash], f"cannot stand beside {one}", "leave out one of them"
+                )
     if "error" in fields and not fields.keys() & {"status", "error_after"}:
         remedy = "add `status:` (an HTTP error) or `error_after:` (an error inside the stream)"
         raise place.at("error").wrong(value["error"], "an error without its occasion", remedy)
     if not fields.keys() & {*CONTENT, "status", "hang"}:
-        remedy = "add text, thinking, tools, blocks, status or hang; `empty: true` says nothing at all"
+        remedy = (
+            "add text, thinking, tools, blocks, status or hang; `empty: true` says nothing at all"
+        )
         raise place.wrong(value, "a reply that says nothing", remedy)
     return Reply(written=dict(value), **fields)

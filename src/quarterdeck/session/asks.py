@@ -8,7 +8,6 @@ would take an error as consent.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
@@ -26,6 +25,7 @@ from quarterdeck.engine.claude.protocol import (
     UnknownRequest,
 )
 from quarterdeck.errors import InvalidCommand, QuarterdeckError
+from quarterdeck.session.callbacks import call
 from quarterdeck.session.hooks import HookRegistry
 from quarterdeck.session.mcp import McpServer
 from quarterdeck.session.options import Options
@@ -74,33 +74,33 @@ class Answerer:
         """Permission requests without an answer yet."""
         return tuple(self._open.values())
 
-    def serve(self, call: Call) -> None:
+    def serve(self, asked: Call) -> None:
         """Start answering; returns at once."""
-        if isinstance(call, Cancelled):
-            self._cancel(call.request_id)
+        if isinstance(asked, Cancelled):
+            self._cancel(asked.request_id)
             return
-        assert not isinstance(call, ControlReply)
-        work = self._work(call)
-        task = asyncio.get_running_loop().create_task(self._guarded(call.request_id, work))
-        self._tasks[call.request_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(call.request_id, None))
+        assert not isinstance(asked, ControlReply)
+        request_id = asked.request_id
+        task = asyncio.get_running_loop().create_task(self._guarded(request_id, self._work(asked)))
+        self._tasks[request_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(request_id, None))
 
-    def _work(self, call: Call) -> Coroutine[Any, Any, bytes | None]:
-        match call:
+    def _work(self, asked: Call) -> Coroutine[Any, Any, bytes | None]:
+        match asked:
             case ev.PermissionAsked() | ev.QuestionAsked():
-                return self._permission(call)
+                return self._permission(asked)
             case HookCalled():
-                return self._hook(call)
+                return self._hook(asked)
             case McpCalled():
-                return self._mcp(call)
+                return self._mcp(asked)
             case ev.Elicitation():
-                return self._elicitation(call)
+                return self._elicitation(asked)
             case DialogAsked():
-                return _constant(control.success(call.request_id, {"behavior": "cancelled"}))
+                return _constant(control.success(asked.request_id, {"behavior": "cancelled"}))
             case UnknownRequest():
-                text = f"unsupported request: {call.subtype}"
-                return _constant(control.failure(call.request_id, text))
-        raise AssertionError(call)
+                text = f"unsupported request: {asked.subtype}"
+                return _constant(control.failure(asked.request_id, text))
+        raise AssertionError(asked)
 
     async def _guarded(self, request_id: str, work: Coroutine[Any, Any, bytes | None]) -> None:
         try:
@@ -183,46 +183,47 @@ class Answerer:
             if by:
                 return by
         if queue is None:
-            _resolve(request, Deny(NOBODY))
+            request.settle(Deny(NOBODY))
             return "default"
-        queue.push(request)
+        if not queue.push(request):
+            return "queue full"
         await request.wait_async()
         return "queue"
 
     async def _call(self, callback: Any, request: PermissionRequest) -> str:
         """Ask the callback; empty when it defers."""
         try:
-            decision = await _run(callback, request.tool_name, request.input, request.context)
+            decision = await call(callback, request.tool_name, request.input, request.context)
         except Exception as error:
             log.exception("can_use_tool failed for %s", request.tool_name)
-            _resolve(request, Deny(f"the permission callback failed: {error}"))
+            request.settle(Deny(f"the permission callback failed: {error}"))
             return "callback error"
         if isinstance(decision, Defer):
             return ""
         if not isinstance(decision, Allow | Deny):
             decision = Deny(f"the permission callback returned {type(decision).__name__}")
-        _resolve(request, decision)
+        request.settle(decision)
         return "callback"
 
     # -- the others ---------------------------------------------------------------------------------
 
-    async def _hook(self, call: HookCalled) -> bytes:
-        output = await self._hooks.call(call.callback_id, call.input, call.tool_use_id)
-        return control.success(call.request_id, output)
+    async def _hook(self, called: HookCalled) -> bytes:
+        output = await self._hooks.call(called.callback_id, called.input, called.tool_use_id)
+        return control.success(called.request_id, output)
 
-    async def _mcp(self, call: McpCalled) -> bytes:
-        server = self._servers.get(call.server)
+    async def _mcp(self, called: McpCalled) -> bytes:
+        server = self._servers.get(called.server)
         if server is None:
-            return control.failure(call.request_id, f"no such server: {call.server}")
-        reply = await server.handle(call.message)
+            return control.failure(called.request_id, f"no such server: {called.server}")
+        reply = await server.handle(called.message)
         if reply is None:
             reply = {"jsonrpc": "2.0", "result": {}}
         try:
-            return control.success(call.request_id, {"mcp_response": reply})
+            return control.success(called.request_id, {"mcp_response": reply})
         except InvalidCommand as error:
             problem = {"code": -32603, "message": f"the result has no JSON form: {error}"}
-            broken = {"jsonrpc": "2.0", "id": call.message.get("id"), "error": problem}
-            return control.success(call.request_id, {"mcp_response": broken})
+            broken = {"jsonrpc": "2.0", "id": called.message.get("id"), "error": problem}
+            return control.success(called.request_id, {"mcp_response": broken})
 
     async def _elicitation(self, asked: ev.Elicitation) -> bytes:
         answer: Mapping[str, Any] = {"action": "cancel"}
@@ -231,7 +232,7 @@ class Answerer:
                 answer = await within(
                     self._options.clock,
                     self._options.permission_timeout,
-                    _run(self._options.on_elicitation, asked),
+                    call(self._options.on_elicitation, asked),
                 )
             except Exception:
                 log.exception("on_elicitation failed for %s", asked.server)
@@ -262,33 +263,13 @@ class Answerer:
     async def drain(self, reason: str) -> None:
         """Deny what is open and stop everything; returns when no task of ours is left."""
         for request in self.waiting:
-            _resolve(request, Deny(reason))
+            request.settle(Deny(reason))
         tasks = list(self._tasks.values())
         if tasks:
             await asyncio.wait(tasks, timeout=0.2)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _resolve(request: PermissionRequest, decision: Allow | Deny) -> None:
-    """Resolve unless somebody else was faster."""
-    if request.state != "pending":
-        return
-    if isinstance(decision, Allow):
-        request.allow(decision.updated_input, decision.updated_permissions)
-    else:
-        request.deny(decision.message, interrupt=decision.interrupt)
-
-
-async def _run(callback: Callable[..., Any], *args: Any) -> Any:
-    """Call sync callbacks in a thread, async ones here."""
-    if inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(
-        getattr(callback, "__call__", None)  # noqa: B004
-    ):
-        return await callback(*args)
-    value = await asyncio.to_thread(callback, *args)
-    return await value if inspect.isawaitable(value) else value
 
 
 async def _constant(line: bytes) -> bytes:

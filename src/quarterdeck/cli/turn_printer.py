@@ -1,0 +1,136 @@
+"""Showing a turn to a person while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from quarterdeck.cli.output import Screen
+from quarterdeck.cli.sanitize import one_line
+from quarterdeck.engine import events as ev
+from quarterdeck.session.turns import TurnResult
+
+
+class TurnPrinter:
+    """Text as it streams to standard output, everything else as lines beside it.
+
+    `lines` False keeps the lines of tools and permissions away; warnings are always shown. `inline`
+    puts the lines between the text, for a terminal that shows both.
+    """
+
+    def __init__(self, screen: Screen, *, lines: bool, inline: bool = False) -> None:
+        self._screen = screen
+        self._lines = lines
+        self._inline = inline
+        self._labels: dict[str, str] = {}
+        self._streamed: set[str] = set()
+        self._last_message = ""
+
+    def show(self, event: ev.Event) -> None:
+        """Show what of an event is worth showing."""
+        shown = _SHOW.get(type(event))
+        if shown is not None:
+            shown(self, event)
+
+    def finish(self, result: TurnResult | None) -> None:
+        """Close the open line; what the engine says went wrong."""
+        self._screen.end_line()
+        if result is not None and result.boundary.kind in ("errored", "limit"):
+            for error in result.errors or ((result.result_text,) if result.result_text else ()):
+                self._say(f"! {error}", "red", always=True)
+
+    def _say(self, text: str, style: str = "dim", *, always: bool = False) -> None:
+        if not (self._lines or always):
+            return
+        if self._inline:
+            self._screen.line(text, style)
+        else:
+            self._screen.note(text, style)
+
+    def _delta(self, event: ev.TextDelta) -> None:
+        if event.parent is not None:
+            return
+        self._separate(event.message_id)
+        self._streamed.add(event.message_id)
+        self._screen.text(event.text)
+
+    def _separate(self, message_id: str) -> None:
+        if self._last_message and message_id != self._last_message:
+            self._screen.end_line()
+        self._last_message = message_id
+
+    def _withdrawn(self, event: ev.TextWithdrawn) -> None:
+        self._screen.end_line()
+        self._say(
+            f"! the engine withdrew the last {event.characters} characters and begins them anew",
+            "yellow",
+            always=True,
+        )
+
+    def _message(self, event: ev.Message) -> None:
+        if event.role != "assistant":
+            return
+        for block in event.blocks:
+            if isinstance(block, ev.ToolUseBlock):
+                self._labels[block.id] = block.summary(100)
+                self._say(f"{_indent(event)}● {block.summary(100)}", "cyan")
+        if event.text and event.parent is None and event.message_id not in self._streamed:
+            self._separate(event.message_id)
+            self._screen.text(event.text)
+
+    def _tool_ended(self, event: ev.ToolEnded) -> None:
+        label = self._labels.pop(event.tool_use_id, event.name)
+        took = f" ({event.duration:.1f} s)" if event.duration is not None else ""
+        mark, style = ("✗", "red") if event.is_error else ("✓", "green")
+        self._say(f"{_indent(event)}{mark} {label}{took}", style)
+        if event.is_error:
+            self._say(f"{_indent(event)}  {one_line(content_text(event.content), 160)}", "dim")
+
+    def _asked(self, event: ev.PermissionAsked) -> None:
+        self._say(f"? {event.tool_name} asks for permission", "yellow")
+
+    def _resolved(self, event: ev.PermissionResolved) -> None:
+        reason = f": {one_line(event.message, 120)}" if event.message else ""
+        style = "green" if event.decision == "allow" else "red"
+        self._say(f"  {event.decision} {event.tool_name}{reason}", style)
+
+    def _retrying(self, event: ev.Retrying) -> None:
+        status = f" {event.status}" if event.status else ""
+        self._say(
+            f"! the model request failed ({event.error}{status}); "
+            f"attempt {event.attempt} of {event.max_attempts} in {event.delay:.0f} s",
+            "yellow",
+        )
+
+    def _notice(self, event: ev.Notice) -> None:
+        if event.level in ("warning", "error"):
+            self._say(f"! {one_line(event.text, 400)}", "yellow", always=True)
+
+    def _compacted(self, event: ev.Compacted) -> None:
+        self._say(f"· the context was shortened: {event.tokens_before} → {event.tokens_after} tokens")
+
+    def _model(self, event: ev.ModelChanged) -> None:
+        self._say(f"· model {event.old} → {event.new}: {event.reason}")
+
+
+def _indent(event: ev.Event) -> str:
+    return "  " if event.parent is not None else ""
+
+
+def content_text(content: str | list[Any] | None) -> str:
+    """The text of a tool's result."""
+    return ev.ToolResultBlock("", content).text
+
+
+_SHOW: dict[type[ev.Event], Callable[[TurnPrinter, Any], None]] = {
+    ev.TextDelta: TurnPrinter._delta,
+    ev.TextWithdrawn: TurnPrinter._withdrawn,
+    ev.Message: TurnPrinter._message,
+    ev.ToolEnded: TurnPrinter._tool_ended,
+    ev.PermissionAsked: TurnPrinter._asked,
+    ev.PermissionResolved: TurnPrinter._resolved,
+    ev.Retrying: TurnPrinter._retrying,
+    ev.Notice: TurnPrinter._notice,
+    ev.Compacted: TurnPrinter._compacted,
+    ev.ModelChanged: TurnPrinter._model,
+}

@@ -451,13 +451,13 @@ def _serve(tree: Tree, control: int, wakeup: int, owner: int) -> bool:
         if control in ready:
             try:
                 data = os.read(control, _MAX_LINE)
-            except ConnectionResetError:
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    send(tree.program, int(line.removeprefix(b"signal ")))
+            except (OSError, ValueError):  # an owner that talks nonsense is as good as gone
                 return True
-            *lines, pending = (pending + data).split(b"\n")
-            if not data or len(pending) > _MAX_LINE:
+            if not data or len(pending) >= _MAX_LINE:
                 return True
-            for line in lines:
-                send(tree.program, int(line.removeprefix(b"signal ")))
 
 
 def _drain(wakeup: int, seconds: float) -> None:

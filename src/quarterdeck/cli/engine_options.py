@@ -23,7 +23,6 @@ TOKEN_VARIABLE = "QUARTERDECK_GATEWAY_TOKEN"  # noqa: S105 (a name)
 _MAX_SMALL_FILE = 4 * 1024 * 1024  # bytes of a schema
 _MAX_TOKEN_FILE = 4096  # bytes
 _ADVANCED = Group("Advanced", sort_key=10)
-_List = Parameter(negative="", consume_multiple=False)
 
 
 @Parameter(name="*")
@@ -37,11 +36,11 @@ class EngineOptions:
     """The engine's name of a model."""
     permission_mode: PermissionMode | None = None
     """default asks, acceptEdits lets files be edited, plan only reads, dontAsk denies."""
-    tools: Annotated[list[str] | None, _List] = None
+    tools: list[str] | None = None
     """Tools that exist for the agent, by comma or repeated; "" for none."""
-    allow: Annotated[list[str] | None, _List] = None
+    allow: list[str] | None = None
     """Tool calls approved without asking: Edit, "Bash(git diff:*)"."""
-    deny: Annotated[list[str] | None, _List] = None
+    deny: list[str] | None = None
     """Tool calls refused."""
     max_turns: int | None = None
     """Model rounds for a prompt."""
@@ -51,9 +50,9 @@ class EngineOptions:
     """Seconds for a turn; then it is interrupted."""
     resume: str | None = None
     """Go on with this session: title, id or the beginning of an id."""
-    fork: Annotated[bool, Parameter(negative="")] = False
+    fork: bool = False
     """With --resume or --continue: leave that session as it is and work in a copy."""
-    continue_last: Annotated[bool, Parameter(name="--continue", negative="")] = False
+    continue_last: Annotated[bool, Parameter(name="--continue")] = False
     """Go on with the newest session of the directory."""
     schema: Path | None = None
     """JSON Schema file; the agent then answers with a value of that form."""
@@ -101,7 +100,10 @@ def to_options(given: EngineOptions, **more: Any) -> Options:
     )
     if given.resume is not None:
         found = open_catalog(given.config_dir).get(given.resume)
-        options = replace(options, resume=found.engine_session_id)
+        cwd = options.cwd
+        if cwd is None and found.cwd and Path(found.cwd).is_dir():
+            cwd = found.cwd  # the engine finds a session only in the directory where it was made
+        options = replace(options, resume=found.engine_session_id, cwd=cwd)
     return options
 
 

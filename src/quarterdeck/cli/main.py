@@ -75,6 +75,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
 
 _SHOWS_MORE = (["run"], ["resume"])  # for these --verbose has a meaning of its own as well
 
+_RUNS_TURNS = ("run", "resume")
+
 SUMMARY = "Run real coding agents dependably."
 
 
@@ -99,14 +101,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build() -> App:
     """The parser, with all commands; their modules load when they are called."""
-    from cyclopts import App
+    from cyclopts import App, Parameter
 
+    quiet = Parameter(negative_bool="", negative_iterable="", consume_multiple=False)
     app = App(
         name="quarterdeck",
         help=SUMMARY,
         help_format="plaintext",
         help_formatter="plain",
         version=_version,
+        default_parameter=quiet,
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
@@ -149,13 +153,22 @@ def overview() -> str:
     lines = ["Usage: quarterdeck COMMAND [ARGS] [OPTIONS]", "", SUMMARY]
     for group, commands in GROUPS.items():
         lines += ["", f"{group}:", *(f"  {c.name:<12}{c.help}" for c in commands)]
-    lines += ["", "Every command has --help with examples, and --verbose for tracebacks.", "", "Exit codes:", exit_codes.table()]
+    lines += [
+        "",
+        "Every command has --help with examples, and --verbose for tracebacks.",
+        "",
+        "Exit codes:",
+        exit_codes.table(),
+    ]
     return "\n".join(lines) + "\n"
 
 
 def _epilogue(command: Command) -> str:
     examples = "\n".join(f"  {line}" for line in command.examples)
-    return f"Examples:\n{examples}\n\nExit codes:\n{exit_codes.table()}"
+    codes = f"Exit codes:\n{exit_codes.table()}"
+    if command.name not in _RUNS_TURNS:
+        codes = "Exit codes: see `quarterdeck --help`"
+    return f"Examples:\n{examples}\n\n{codes}"
 
 
 def _help_line(words: list[str]) -> str:

@@ -7,9 +7,6 @@ import contextlib
 import os
 import signal
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from quarterdeck.cli import exit_codes
 from quarterdeck.cli.engine_options import TOKEN_VARIABLE
@@ -22,7 +19,7 @@ def model(
     script: Path,
     port: int = 0,
     token: str | None = None,
-    set: Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)] = None,
+    set: list[str] | None = None,
     log: Path | None = None,
 ) -> int:
     """Serve a scripted model on loopback until Ctrl-C, for the real engines to talk to.

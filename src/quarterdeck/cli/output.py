@@ -84,7 +84,9 @@ class Screen:
     def _colored(self, where: TextIO) -> bool:
         if self._color is not None:
             return self._color
-        return where.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        return (
+            where.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        )
 
 
 def _writable(text: str, where: TextIO) -> str:
@@ -97,12 +99,12 @@ def _writable(text: str, where: TextIO) -> str:
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str], widths: Sequence[int]) -> list[str]:
     """Lines of columns; a column is cut at its width, the last one is not padded."""
-    shown = [[one_line(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    shown = [
+        [one_line(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows
+    ]
     shown.insert(0, list(header))
     real = [max(len(row[i]) for row in shown) for i in range(len(header))]
-    return [
-        "  ".join(cell.ljust(real[i]) for i, cell in enumerate(row)).rstrip() for row in shown
-    ]
+    return ["  ".join(cell.ljust(real[i]) for i, cell in enumerate(row)).rstrip() for row in shown]
 
 
 def age(seconds: float) -> str:

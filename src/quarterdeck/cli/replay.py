@@ -108,7 +108,9 @@ class Player:
         events = self._protocol.eof(self._now).events
         if self._open:
             self._fold.prompt = self._prompts.popleft() if self._prompts else ""
-            boundary = Boundary("errored", code="no_result", reason="the recording ends in the turn")
+            boundary = Boundary(
+                "errored", code="no_result", reason="the recording ends in the turn"
+            )
             self._done.append(self._fold.partial(boundary, self._totals))
         return events
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 Form = Literal["text", "json", "stream-json"]
 MAX_PROMPT = 16 * 1024 * 1024  # bytes
 
-_Flag = Parameter(negative="")
-
 
 def run(
     prompt: Annotated[str | None, Parameter(show_default=False)] = None,
@@ -38,10 +36,10 @@ def run(
     *,
     engine: EngineOptions | None = None,
     file: Path | None = None,
-    attach: Annotated[list[Path] | None, Parameter(negative="", consume_multiple=False)] = None,
-    json: Annotated[bool, _Flag] = False,
-    stream_json: Annotated[bool, _Flag] = False,
-    verbose: Annotated[bool, _Flag] = False,
+    attach: list[Path] | None = None,
+    json: bool = False,
+    stream_json: bool = False,
+    verbose: bool = False,
 ) -> int:
     """Give the agent one prompt and wait for the end of its turn.
 
@@ -76,9 +74,9 @@ def resume(
     /,
     *,
     engine: EngineOptions | None = None,
-    json: Annotated[bool, _Flag] = False,
-    stream_json: Annotated[bool, _Flag] = False,
-    verbose: Annotated[bool, _Flag] = False,
+    json: bool = False,
+    stream_json: bool = False,
+    verbose: bool = False,
 ) -> int:
     """Go on with a session: one turn with a prompt, at the keyboard without.
 
@@ -98,7 +96,9 @@ def resume(
     form = _form(json, stream_json)
     engine = engine or EngineOptions()
     if engine.resume is not None or engine.continue_last:
-        raise UsageError("resume names its session already", remedy="leave --resume and --continue out")
+        raise UsageError(
+            "resume names its session already", remedy="leave --resume and --continue out"
+        )
     engine = replace(engine, resume=name)
     if prompt is None:
         if form != "text":
@@ -106,17 +106,7 @@ def resume(
         from quarterdeck.cli.repl import repl
 
         return repl(engine=engine)
-    return execute(to_options(_in_its_directory(engine)), prompt, (), form, verbose)
-
-
-def _in_its_directory(engine: EngineOptions) -> EngineOptions:
-    """The engine finds a session only in the directory where it was made."""
-    from quarterdeck.cli.engine_options import open_catalog
-
-    if engine.cwd is not None or engine.resume is None:
-        return engine
-    where = open_catalog(engine.config_dir).get(engine.resume).cwd
-    return replace(engine, cwd=Path(where)) if where and Path(where).is_dir() else engine
+    return execute(to_options(engine), prompt, (), form, verbose)
 
 
 def _form(json: bool, stream_json: bool) -> Form:
@@ -132,7 +122,8 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     if prompt is None:
         if file is None and sys.stdin.isatty():
             raise UsageError(
-                "there is no prompt", remedy="quarterdeck run 'PROMPT', --file FILE, or standard input"
+                "there is no prompt",
+                remedy="quarterdeck run 'PROMPT', --file FILE, or standard input",
             )
         prompt = _read_text(file)
     if not prompt.strip():
@@ -152,7 +143,9 @@ def _read_text(file: Path | None) -> str:
     except OSError as error:
         raise OptionError("file", name, f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise OptionError("file", name, "is not UTF-8 text", remedy="use --attach for files") from None
+        raise OptionError(
+            "file", name, "is not UTF-8 text", remedy="use --attach for files"
+        ) from None
     if len(data) > MAX_PROMPT:
         raise OptionError("file", name, f"is larger than {MAX_PROMPT} bytes")
     return text

@@ -18,7 +18,7 @@ _VISIBLE: dict[int, str] = {
             0xFEFF,
         )
     },
-    **{code: "\ufffd" for code in range(0xD800, 0xE000)},
+    **dict.fromkeys(range(55296, 57344), "�"),
 }  # fmt: skip
 
 

@@ -107,7 +107,9 @@ class TurnPrinter:
             self._say(f"! {one_line(event.text, 400)}", "yellow", always=True)
 
     def _compacted(self, event: ev.Compacted) -> None:
-        self._say(f"· the context was shortened: {event.tokens_before} → {event.tokens_after} tokens")
+        self._say(
+            f"· the context was shortened: {event.tokens_before} → {event.tokens_after} tokens"
+        )
 
     def _model(self, event: ev.ModelChanged) -> None:
         self._say(f"· model {event.old} → {event.new}: {event.reason}")

@@ -214,11 +214,11 @@ def deliver(reply: Reply, frames: Iterable[Frame], error_frame: bytes) -> Iterat
                 return
             yield Send(_MALFORMED)
             fault = ""
+        delay = reply.step_delay if frame.kind in ("delta", "ping") else 0.0
         if first and frame.kind not in ("head", "ping"):
-            first = False
-            yield Pause(reply.first_delay)
-        elif frame.kind in ("delta", "ping"):
-            yield Pause(reply.step_delay)
+            first, delay = False, delay + reply.first_delay
+        if delay:
+            yield Pause(delay)
         yield Send(frame.data)
         sent += 1
         frame = following
@@ -251,7 +251,8 @@ def deliver_whole(reply: Reply, body: bytes) -> Iterator[Step]:
         yield End("complete")
     elif fault in ("drop", "truncate"):
         yield Send(body[:half])
-        yield Pause(RESET_GRACE if fault == "drop" else 0.0)
+        if fault == "drop":
+            yield Pause(RESET_GRACE)
         yield End("reset" if fault == "drop" else "cut")
     else:
         yield Send(body)

@@ -97,8 +97,13 @@ class Connection(asyncio.Protocol):
                 text = f"not an HTTP request: {error}\n".encode()
                 await self.respond(error.error_status_hint, {"content-type": "text/plain"}, text)
                 await self._linger()
-        except (h11.LocalProtocolError, TimeoutError, ConnectionError):
+        except TimeoutError:
             pass
+        except Exception as error:
+            # The peer must not wait for an answer that will never come, and it should hear why.
+            if self._http.our_state is h11.SEND_RESPONSE:
+                text = f"{type(error).__name__}: {error}\n".encode()
+                await self.respond(500, {"content-type": "text/plain"}, text)
         finally:
             self._transport.close()
 

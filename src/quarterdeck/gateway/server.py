@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-import ipaddress
 import itertools
 import json
 import os
-import re
 import secrets
 import stat
 import threading
@@ -22,6 +19,7 @@ import msgspec
 from quarterdeck.clock import SYSTEM_CLOCK, Clock
 from quarterdeck.errors import OptionError, ProtocolError, ScriptError
 from quarterdeck.gateway import anthropic, openai
+from quarterdeck.gateway.door import check_port, check_token, in_url, loopback, refusal
 from quarterdeck.gateway.exchange import (
     PAGES,
     End,
@@ -54,7 +52,6 @@ BATCH = 32 * 1024
 
 ScriptSource = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | None
 
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{8,256}\Z")
 _JSON = {"content-type": "application/json"}
 
 
@@ -79,16 +76,10 @@ class ModelServer:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._host = loopback(host)
-        self._name = f"[{self._host}]" if ":" in self._host else self._host
-        if not isinstance(port, int) or not 0 <= port <= 65535:
-            raise OptionError(
-                "port", port, "not a port", remedy="use 0 to 65535; 0 picks a free one"
-            )
-        if token is not None and not _TOKEN.match(token):
-            remedy = "use 8 to 256 letters, digits and . _ ~ + / = -"
-            raise OptionError("token", "...", "not usable as a token", remedy=remedy)
-        self.token = token or f"scripted-{secrets.token_urlsafe(24)}"
-        self._port = port
+        self._port = check_port(port)
+        self.token = check_token(
+            f"scripted-{secrets.token_urlsafe(24)}" if token is None else token
+        )
         self._script = script
         self._variables = dict(check_variables(variables or {}))
         self._recorder = Recorder(self.token, clock, log)
@@ -129,16 +120,18 @@ class ModelServer:
             return
         server, self._server = self._server, None
         server.close()
-        while self._connections:
-            tasks = [c.task for c in self._connections if c.task is not None]
-            for connection in tuple(self._connections):
-                connection.abort()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.sleep(0)  # the loop reports each lost connection in its next round
-        await server.wait_closed()
-        self._recorder.close()
+        try:
+            while self._connections:
+                tasks = [c.task for c in self._connections if c.task is not None]
+                for connection in tuple(self._connections):
+                    connection.abort()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.sleep(0)  # the loop reports each lost connection in its next round
+            await server.wait_closed()
+        finally:
+            self._recorder.close()
 
     async def __aenter__(self) -> ModelServer:
         await self.start()
@@ -152,7 +145,7 @@ class ModelServer:
     @property
     def url(self) -> str:
         """The base URL for an agent, without a path."""
-        return f"http://{self._name}:{self._port}"
+        return f"http://{in_url(self._host)}:{self._port}"
 
     @property
     def requests(self) -> tuple[RecordedRequest, ...]:
@@ -189,9 +182,11 @@ class ModelServer:
 
     async def _handle(self, connection: Connection, request: Request) -> None:
         codec = openai if request.path == "/v1/chat/completions" else anthropic
-        refusal = self._refusal(request)
-        if refusal is not None:
-            await _fail(connection, codec, *refusal)
+        refused = refusal(request.headers, address=self._host, port=self._port, token=self.token)
+        # Claude Code opens its connection with a HEAD that carries no key (seen with 2.1.197).
+        greeting = request.method == "HEAD" and request.path == "/"
+        if refused is not None and not (greeting and refused[0] == 401):
+            await _fail(connection, codec, *refused)
         elif (request.method, request.path) in _GENERATES:
             await self._generate(connection, codec, request)
         elif (request.method, request.path) == ("POST", "/v1/messages/count_tokens"):
@@ -204,24 +199,6 @@ class ModelServer:
             self._recorder.add(request, {}, 0, 404)
             message = f"the scripted model has no {request.method} {request.path[:200]}"
             await _fail(connection, codec, 404, message)
-
-    def _refusal(self, request: Request) -> tuple[int, str] | None:
-        """Why this request is refused whatever it asks, or None."""
-        headers = request.headers
-        hosts = {f"{name}:{self._port}" for name in (self._name, *_LOOPBACK)}
-        if headers.get("host", "").lower() not in hosts:
-            return 403, "the Host header does not name this server; use the printed address"
-        if "origin" in headers:
-            return 403, "requests from web pages are refused"
-        bearer = headers.get("authorization", "")
-        bearer = bearer[7:].strip() if bearer[:7].lower() == "bearer " else ""
-        given = (headers.get("x-api-key", ""), bearer)
-        token = self.token.encode()
-        if any(hmac.compare_digest(text.encode("latin-1"), token) for text in given):
-            return None
-        if request.method == "HEAD" and request.path == "/":
-            return None
-        return 401, "the API key is not the token of this scripted model"
 
     async def _count(self, connection: Connection, request: Request) -> None:
         read = await self._read(connection, anthropic)
@@ -270,12 +247,13 @@ class ModelServer:
         headers = {"request-id": number, "x-request-id": number, **reply.headers}
         if reply.hang is not None:
             return _Plan(0, headers, iter(()))
-        status = reply.status
+        status, error = reply.status, reply.error or {}
         if reply.error_after is not None and not asked.stream:
-            kind = (reply.error or codec.STREAM_ERROR).get("type")
-            status = next((s for s, t in codec.ERROR_TYPES.items() if t == kind), 500)
+            error = {**codec.STREAM_ERROR, **error}
+            types = codec.ERROR_TYPES.items()
+            status = next((number for number, kind in types if kind == error["type"]), 500)
         if status is not None:
-            body = json.dumps(codec.error_body(status, reply.error or {})).encode()
+            body = json.dumps(codec.error_body(status, error)).encode()
             return _whole(status, headers, reply, body)
         answer = make_answer(reply, asked, self._ids, int(self._clock.now()))
         if not asked.stream:
@@ -284,7 +262,7 @@ class ModelServer:
             answer, chunk=reply.chunk, pings=reply.pings, include_usage=asked.include_usage
         )
         headers |= {"content-type": "text/event-stream", "cache-control": "no-cache"}
-        return _Plan(200, headers, deliver(reply, frames, codec.error_frame(reply.error or {})))
+        return _Plan(200, headers, deliver(reply, frames, codec.error_frame(error)))
 
     async def _deliver(self, connection: Connection, reply: Reply, plan: _Plan) -> None:
         await self._pause(reply.delay)
@@ -312,7 +290,6 @@ class ModelServer:
 
 
 _GENERATES = frozenset({("POST", "/v1/messages"), ("POST", "/v1/chat/completions")})
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 class _Plan(msgspec.Struct, frozen=True):
@@ -346,18 +323,6 @@ async def _fail(connection: Connection, codec: ModuleType, status: int, message:
     await connection.respond(status, _JSON, body)
 
 
-def loopback(host: str) -> str:
-    """The loopback address that `host` names. Raises OptionError for any other."""
-    name = "127.0.0.1" if host == "localhost" else host
-    try:
-        if ipaddress.ip_address(name).is_loopback:
-            return name
-    except ValueError:
-        pass
-    remedy = "use 127.0.0.1, ::1 or localhost"
-    raise OptionError("host", host, "the scripted model listens on loopback only", remedy=remedy)
-
-
 def read_script(source: ScriptSource, variables: Mapping[str, str] | None = None) -> Script:
     """The checked script of a file or value; None is a script without replies.
 
@@ -370,7 +335,8 @@ def read_script(source: ScriptSource, variables: Mapping[str, str] | None = None
     path = Path(source)
     remedy = "name a YAML or JSON file with replies"
     try:
-        with path.open("rb") as file:
+        # A FIFO without a writer must not hold us up.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ScriptError(f"{path}: not a file", remedy=remedy)
             raw = file.read(MAX_SCRIPT_BYTES + 1)

@@ -289,6 +289,8 @@ def test_sweep_marked_kills_exactly_the_marked() -> None:
         subprocess.Popen(["sleep", "102"], env={"X" + guard.MARK: mark}) as third,
     ):
         try:
+            while len(carrying(mark) | carrying(mark + "x")) < 2:  # exec is not quite over yet
+                time.sleep(0.001)
             left, survivors = guard.sweep_marked(mark)
             assert left == (f"{ours.pid} sleep 100",)
             assert survivors == ()
@@ -301,9 +303,11 @@ def test_sweep_marked_kills_exactly_the_marked() -> None:
 
 
 def test_a_process_is_described_in_one_short_printable_line() -> None:
-    program = "import time; time.sleep(100)"
+    program = "print(flush=True); import time; time.sleep(100)"
     argv = [sys.executable, "-c", program, "\n\x1b[31mleft\r\n" + "é" * 500]
-    with subprocess.Popen(argv) as process:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         try:
             shown = guard.describe(process.pid)
             assert shown.startswith(f"{process.pid} {sys.executable} -c {program}")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from gateway_client import Heard, InstantClock, ask
+from tests.gateway.gateway_client import Heard, InstantClock, ask
 
 from quarterdeck.gateway.server import ModelServer
 

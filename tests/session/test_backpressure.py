@@ -47,9 +47,9 @@ async def test_closing_lets_the_reader_finish() -> None:
     queue.put(notices(2), 10)
     queue.close()
     queue.put(notices(1), 10)
-    batch = await queue.get()
-    assert batch is not None
-    assert len(batch) == 2
+    taken = await queue.get()
+    assert taken is not None
+    assert (len(taken[0]), taken[1]) == (2, 10)
     assert await queue.get() is None
     await queue.room()
 

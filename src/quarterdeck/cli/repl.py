@@ -140,11 +140,10 @@ class _Repl:
 
     async def _turn(self, client: Client, prompt: str) -> None:
         self._handle = handle = await client.send(prompt, keep=False)
-        printer = TurnPrinter(self._screen, lines=True, inline=True)
+        printer = TurnPrinter(self._screen, lines=True, inline=True, permissions=False)
         try:
-            async with contextlib.aclosing(client.follow(handle)) as events:  # type: ignore[type-var]
-                async for event in events:
-                    printer.show(event)
+            async for event in client.follow(handle):
+                printer.show(event)
             result = await handle
         finally:
             self._handle = None
@@ -296,7 +295,8 @@ def _keyboard() -> Ask:
 
     async def ask(question: str) -> str:
         session = prompts if question == "> " else answers
-        return await session.prompt_async(sanitize(question), handle_sigint=False)
+        typed: str = await session.prompt_async(sanitize(question), handle_sigint=False)
+        return typed
 
     return ask
 

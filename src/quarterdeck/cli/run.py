@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -214,12 +214,11 @@ class _Run:
         self._handle = handle
         printer = TurnPrinter(self._screen, lines=self._lines)
         shown = self._form != "json"
-        async with contextlib.aclosing(_events(client, handle)) as events:
-            async for event in events:
-                if self._form == "stream-json":
-                    self._screen.data(ev.to_line(event))
-                elif shown:
-                    printer.show(event)
+        async for event in client.follow(handle):
+            if self._form == "stream-json":
+                self._screen.data(ev.to_line(event))
+            elif shown:
+                printer.show(event)
         result = await handle
         if self._form == "text":
             printer.finish(result)
@@ -256,8 +255,3 @@ class _Run:
     def _on_terminate(self, main: asyncio.Task[object]) -> None:
         self._terminated = True
         main.cancel()
-
-
-async def _events(client: Client, handle: TurnHandle) -> AsyncIterator[ev.Event]:
-    async for event in client.follow(handle):
-        yield event

@@ -15,13 +15,17 @@ class TurnPrinter:
     """Text as it streams to standard output, everything else as lines beside it.
 
     `lines` False keeps the lines of tools and permissions away; warnings are always shown. `inline`
-    puts the lines between the text, for a terminal that shows both.
+    puts the lines between the text, for a terminal that shows both. `permissions` False leaves them to
+    whoever asks the person.
     """
 
-    def __init__(self, screen: Screen, *, lines: bool, inline: bool = False) -> None:
+    def __init__(
+        self, screen: Screen, *, lines: bool, inline: bool = False, permissions: bool = True
+    ) -> None:
         self._screen = screen
         self._lines = lines
         self._inline = inline
+        self._permissions = permissions
         self._labels: dict[str, str] = {}
         self._streamed: set[str] = set()
         self._last_message = ""
@@ -87,9 +91,12 @@ class TurnPrinter:
             self._say(f"{_indent(event)}  {one_line(content_text(event.content), 160)}", "dim")
 
     def _asked(self, event: ev.PermissionAsked) -> None:
-        self._say(f"? {event.tool_name} asks for permission", "yellow")
+        if self._permissions:
+            self._say(f"? {event.tool_name} asks for permission", "yellow")
 
     def _resolved(self, event: ev.PermissionResolved) -> None:
+        if not self._permissions:
+            return
         reason = f": {one_line(event.message, 120)}" if event.message else ""
         style = "green" if event.decision == "allow" else "red"
         self._say(f"  {event.decision} {event.tool_name}{reason}", style)

@@ -53,8 +53,8 @@ class EventQueue:
         """Wait until the queue is not full, or closed."""
         await self._room.wait()
 
-    async def get(self) -> Sequence[Event] | None:
-        """The next batch; None after `close` and the last batch. Cancelling loses nothing."""
+    async def get(self) -> tuple[Sequence[Event], int] | None:
+        """The next batch and its bytes; None after `close` and the last. Cancelling loses nothing."""
         while not self._batches:
             if self._closed:
                 return None
@@ -64,7 +64,7 @@ class EventQueue:
         self._events -= len(events)
         self._bytes -= size
         self._update()
-        return events
+        return events, size
 
     def close(self, *, discard: bool = False) -> None:
         """Nothing more will come; `discard` also drops what waits."""
@@ -124,7 +124,8 @@ class Subscription:
 
     async def get(self) -> Sequence[Event] | None:
         """The next batch; None at the end."""
-        return await self._queue.get()
+        taken = await self._queue.get()
+        return None if taken is None else taken[0]
 
     def finish(self) -> None:
         """No more events will come; the reader still gets what waits."""

@@ -11,9 +11,7 @@ import contextlib
 import itertools
 import os
 import re
-import shutil
 import stat
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -29,19 +27,15 @@ from quarterdeck.engine.claude.digest import (
 )
 from quarterdeck.engine.claude.transcript_search import Needle
 from quarterdeck.engine.claude.transcripts import (
-    MAX_TITLE,
     TranscriptMessage,
     encode_directory,
     is_uuid,
     read_message,
     read_record,
-    rewrite,
-    tag_line,
-    title_line,
 )
 from quarterdeck.errors import OptionError, SessionAmbiguous, SessionNotFound, TranscriptError
-from quarterdeck.session import lock
-from quarterdeck.session.transcript_files import TranscriptFile, append, publish
+from quarterdeck.session import changes
+from quarterdeck.session.transcript_files import TranscriptFile, publish
 from quarterdeck.session.worktrees import worktrees as git_worktrees
 
 __all__ = ["Catalog", "Problem", "SearchHit", "SessionInfo", "TranscriptMessage"]
@@ -153,6 +147,15 @@ class Catalog:
         return next(iter(infos.values()))
 
     def _by_id(self, session_id: str) -> SessionInfo:
+        newest = self._newest_copy(session_id)
+        if newest is None:
+            raise SessionNotFound(
+                f"there is no session {session_id} below {self.config_dir}",
+                remedy="`quarterdeck sessions` lists them",
+            )
+        return self._info(newest)[0]
+
+    def _newest_copy(self, session_id: str) -> _Found | None:
         copies: _Finds = []
         for folder in self._folders(None, worktrees=False):
             path = f"{folder}/{session_id}.jsonl"
@@ -160,13 +163,7 @@ class Catalog:
                 status = os.lstat(path)
                 if stat.S_ISREG(status.st_mode):
                     copies.append(_Found(status.st_mtime, session_id, path))
-        newest = max(copies, default=None)
-        if newest is None:
-            raise SessionNotFound(
-                f"there is no session {session_id} below {self.config_dir}",
-                remedy="`quarterdeck sessions` lists them",
-            )
-        return self._info(newest)[0]
+        return max(copies, default=None)
 
     def _folders(self, cwd: Path | None, worktrees: bool) -> Sequence[str]:
         root = self.config_dir / "projects"
@@ -339,16 +336,11 @@ class Catalog:
         Raises OptionError unless the title is one line of 1 to 200 characters without control
         characters; TranscriptError, and what `get` raises.
         """
-        info = self._resolve(session)
-        append(info.path, title_line(info.engine_session_id, _checked("title", title)))
-        return self._again(info)
+        return self._again(changes.rename(self._resolve(session), title))
 
     def tag(self, session: SessionInfo | str, tag: str | None) -> SessionInfo:
         """Tag a session; None takes the tag away. Raises as `rename` does."""
-        info = self._resolve(session)
-        checked = None if tag is None else _checked("tag", tag)
-        append(info.path, tag_line(info.engine_session_id, checked))
-        return self._again(info)
+        return self._again(changes.tag(self._resolve(session), tag))
 
     def delete(self, session: SessionInfo | str) -> None:
         """Remove a session's file and the folder of its sub-agents and tool outputs, for good.
@@ -356,22 +348,7 @@ class Catalog:
         Raises SessionBusy when a running engine or another Quarterdeck owns it, TranscriptError, and
         what `get` raises.
         """
-        info = self._resolve(session)
-        held = lock.acquire(ENGINE, info.engine_session_id, self._env)
-        try:
-            lock.check_engine_registry(self.config_dir, info.engine_session_id)
-            try:
-                Path(info.path).unlink()
-                folder = Path(info.path).with_suffix("")
-                if folder.is_dir() and not folder.is_symlink():
-                    shutil.rmtree(folder)
-            except OSError as error:
-                raise TranscriptError(
-                    f"{error.filename or info.path} cannot be removed: {error.strerror}",
-                    remedy="check who owns it",
-                ) from error
-        finally:
-            held.release()
+        changes.delete(self._resolve(session), self.config_dir, self._env)
 
     def fork(
         self, session: SessionInfo | str, *, title: str | None = None, at_message: str | None = None
@@ -382,26 +359,7 @@ class Catalog:
         the old one and "(fork)". The original may be in use. Raises OptionError for a bad title or an
         `at_message` that the session does not have, TranscriptError, and what `get` raises.
         """
-        info = self._resolve(session)
-        name = _checked("title", title if title is not None else _fork_title(info.title))
-        new_id = str(uuid.uuid4())
-        with TranscriptFile(info.path) as file:
-            tree = Tree()
-            for _ in file.grow(tree, stepwise=False):
-                pass
-            last = tree.get(at_message) if at_message is not None else None
-            if at_message is not None and (last is None or not last.shown(meta=True)):
-                raise OptionError("at_message", at_message, f"is no message of {info.id}")
-            chosen = tree.select(tip=at_message).entries
-            kept = [e for e in chosen if e.kind != "progress" and not e.sidechain]
-            if not kept:
-                raise TranscriptError(f"{info.path} holds no message, so there is nothing to fork")
-            lines = _forked(file, tree, kept, info.engine_session_id, new_id)
-            publish(
-                Path(info.path).with_name(f"{new_id}.jsonl"),
-                itertools.chain(lines, [title_line(new_id, name)]),
-            )
-        return self._by_id(new_id)
+        return self._by_id(changes.fork(self._resolve(session), title, at_message))
 
     def export_raw(self, session: SessionInfo | str, path: Path) -> None:
         """Copy a session's file as it is to a new file. What sub-agents said is not in it.
@@ -418,68 +376,14 @@ class Catalog:
         TranscriptError when it holds no message.
         """
         place = os.path.realpath(cwd)
-        with TranscriptFile(path, follow=True) as file:
-            session_id = self._free_id(file)
-            folder = self.config_dir / "projects" / encode_directory(place)
-            try:
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            except OSError as error:
-                raise TranscriptError(f"{folder} cannot be made: {error.strerror}") from error
-            rewritten = (rewrite(n, session_id=session_id, cwd=place) for n in file.forward())
-            publish(folder / f"{session_id}.jsonl", filter(None, rewritten))
-        return self._by_id(session_id)
+        folder = self.config_dir / "projects" / encode_directory(place)
+        return self._by_id(changes.take_in(Path(path), folder, place, self._exists))
 
-    def _free_id(self, file: TranscriptFile) -> str:
-        """The id that the file names, if it is free; else a new one."""
-        for line in file.forward():
-            record = read_record(line)
-            if record is not None and record.uuid and record.type in ("user", "assistant"):
-                named = (record.sessionId or "").lower()
-                if is_uuid(named):
-                    with contextlib.suppress(SessionNotFound):
-                        self._by_id(named)
-                        named = ""
-                return named if is_uuid(named) else str(uuid.uuid4())
-        raise TranscriptError(f"{file.path} holds no message of Claude Code")
+    def _exists(self, session_id: str) -> bool:
+        return self._newest_copy(session_id) is not None
 
     def _again(self, info: SessionInfo) -> SessionInfo:
         return self._info(_Found(0.0, info.engine_session_id, info.path))[0]
-
-
-def _forked(
-    file: TranscriptFile, tree: Tree, kept: Sequence[Entry], old_id: str, new_id: str
-) -> Iterator[bytes]:
-    ids = {entry.uuid: str(uuid.uuid4()) for entry in kept}
-    for entry in kept:
-        parent = tree.kept_parent(entry, ids)
-        line = rewrite(
-            file.line(entry.offset, entry.offset + entry.length),
-            session_id=new_id,
-            ids=ids,
-            parent=ids[parent] if parent is not None else None,
-            forked_from=old_id,
-        )
-        if line is not None:
-            yield line
-    for raw in file.forward():
-        if raw.startswith(b'{"type":"content-replacement"'):
-            yield rewrite(raw, session_id=new_id) or b""
-
-
-def _fork_title(title: str) -> str:
-    suffix = " (fork)"
-    return title[: MAX_TITLE - len(suffix)] + suffix
-
-
-def _checked(field: str, value: str) -> str:
-    text = value.strip()
-    if not text:
-        raise OptionError(field, value, "is empty")
-    if len(text) > MAX_TITLE:
-        raise OptionError(field, value, f"is longer than {MAX_TITLE} characters")
-    if _BAD_IN_NAMES.search(text):
-        raise OptionError(field, value, "must be one line without control characters")
-    return text
 
 
 def _check_limit(limit: int | None) -> None:

@@ -346,14 +346,21 @@ class Client(Controls):
         Leaving the loop early interrupts the turn. Raises what `turn` raises.
         """
         handle = await self.send(prompt, attachments=attachments, keep=False)
-        async for event in self.follow(handle):
-            yield event
+        async for batch in self.batches(handle):
+            for event in batch:
+                yield event
 
     async def follow(self, handle: TurnHandle) -> AsyncIterator[ev.Event]:
         """The events of a turn to its end; leaving early interrupts it. Raises what `turn` raises."""
-        try:
-            async for event in handle.stream():
+        async for batch in self.batches(handle):
+            for event in batch:
                 yield event
+
+    async def batches(self, handle: TurnHandle) -> AsyncIterator[Sequence[ev.Event]]:
+        """Like `follow`, as many events at once as have come: for those who handle a great many."""
+        try:
+            async for batch in handle.batches():
+                yield batch
             await handle
         finally:
             if not handle.done:
@@ -497,7 +504,8 @@ class Client(Controls):
         assert stream is not None
         queue, marks = stream.events, self._MARKS
         try:
-            while (batch := await queue.get()) is not None:
+            while (taken := await queue.get()) is not None:
+                batch, size = taken
                 silent = self.handlers.empty
                 for event in batch:
                     mark = marks.get(type(event))
@@ -510,7 +518,6 @@ class Client(Controls):
                         await self.handlers.dispatch(event)
                 self._seen = batch[-1].seq
                 self._settle_finished()
-                size = sum(len(e.raw) for e in batch)
                 for subscription in tuple(self._streams):
                     await subscription.put(batch, size)
                 self._retire()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from typing import Any, Literal
 
 from quarterdeck.engine import events as ev
@@ -72,18 +72,29 @@ class TurnHandle:
         that the first event is a Notice of kind `missed`. From then on a slow consumer slows the
         engine down. One consumer only.
         """
+        async for batch in self.batches():
+            for event in batch:
+                yield event
+
+    async def batches(self) -> AsyncIterator[Sequence[ev.Event]]:
+        """Like `stream`, as many events at once as have come."""
         subscription = self._subscription
         subscription.claim()
         if subscription.missed:
             text = f"{subscription.missed} events came before anybody listened"
-            yield ev.Notice(self._fold.session, 0, 0.0, b"", None, None, "missed", "warning", text)
+            yield [
+                ev.Notice(self._fold.session, 0, 0.0, b"", None, None, "missed", "warning", text)
+            ]
         try:
             while (batch := await subscription.get()) is not None:
-                for event in batch:
-                    if event.seq > self._start_seq:
-                        yield event
-                    if event.seq == self._end_seq:
-                        return
+                end = self._end_seq
+                over = end is not None and batch[-1].seq >= end
+                if over or batch[0].seq <= self._start_seq:
+                    last = end if over and end is not None else batch[-1].seq
+                    batch = [e for e in batch if self._start_seq < e.seq <= last]
+                yield batch
+                if over:
+                    return
         finally:
             subscription.close()
 

@@ -95,8 +95,9 @@ class HookOutput(msgspec.Struct, frozen=True, kw_only=True):
         """
         if event not in HOOK_EVENTS:
             raise OptionError("event", event, f"must be one of {', '.join(HOOK_EVENTS)}")
-        said = {name for name in self.__struct_fields__ if not _empty(getattr(self, name))}
-        if self.async_ or self.async_timeout is not None:
+        defaults = zip(self.__struct_fields__, self.__struct_defaults__, strict=True)
+        said = {name for name, default in defaults if getattr(self, name) is not default}
+        if said & {"async_", "async_timeout"}:
             return self._async_to_wire(said)
         wire = {
             _COMMON[name].wire: _COMMON[name].check(name, getattr(self, name))
@@ -122,10 +123,6 @@ class HookOutput(msgspec.Struct, frozen=True, kw_only=True):
         if self.async_timeout is not None:
             wire["asyncTimeout"] = _number("async_timeout", self.async_timeout)
         return wire
-
-
-def _empty(value: object) -> bool:
-    return value is None or value is msgspec.UNSET or value is False
 
 
 def _json(wire: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +161,8 @@ def _number(name: str, value: Any) -> Any:
 
 
 def _texts(name: str, value: Any) -> Any:
-    if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+    listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    if not listed or not all(isinstance(text, str) for text in value):
         raise OptionError(name, value, "must be a list of texts")
     return list(value)
 
@@ -306,7 +304,7 @@ class HookRegistry:
             for matcher in matchers:
                 if not isinstance(matcher, HookMatcher):
                     raise OptionError("hooks", matcher, "must be a HookMatcher")
-                self._add(cast(HookEvent, event), matcher)
+                self._add(event, matcher)
 
     def _add(self, event: HookEvent, matcher: HookMatcher) -> None:
         ids = []

@@ -36,8 +36,10 @@ async def query(
     loop early (with `aclosing`, or at the generator's end) interrupts the turn and ends the agent.
     """
     async with Client(options, **changes) as client:
-        async for event in client.stream(prompt, attachments=attachments):
-            yield event
+        handle = await client.send(prompt, attachments=attachments, keep=False)
+        async for batch in client.batches(handle):
+            for event in batch:
+                yield event
 
 
 async def query_turn(

@@ -9,7 +9,7 @@ import io
 import os
 import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -173,7 +173,7 @@ class TranscriptFile:
             if batch.data is None or wanted(batch.data):
                 yield from self._lines(batch)
 
-    def forward(self) -> Iterator[bytes]:
+    def forward(self) -> Generator[bytes, None, None]:
         """Every line from the first; lines over MAX_LINE are left out."""
         reader = io.BufferedReader(self._file, CHUNK)
         whole = True

@@ -187,6 +187,7 @@ class TurnFold:
         self.index = index
         self.session = session
         self.keep = keep
+        self._folders = _FOLDERS if keep or keep_stream else _LIGHT_FOLDERS
         self.keep_stream = keep_stream
         self.max_bytes = max_bytes
         self.model = ""
@@ -213,14 +214,14 @@ class TurnFold:
 
     def add(self, event: ev.Event) -> None:
         """Fold one event in."""
-        folder = _FOLDERS.get(type(event))
+        folder = self._folders.get(type(event))
         if folder is not None:
             folder(self, event)
         if self.keep_stream:
             self._stream.append(event)
 
     def _delta(self, event: ev.TextDelta) -> None:
-        if self.keep and event.parent is None:
+        if event.parent is None:
             self._deltas.append(event.text)
 
     def _withdrawn(self, event: ev.TextWithdrawn) -> None:
@@ -231,8 +232,6 @@ class TurnFold:
             self._deltas.clear()
             if event.model and not event.synthetic:
                 self.model = event.model
-        if not self.keep:
-            return
         size = len(event.raw)
         self._messages.append((msgspec.structs.replace(event, raw=b""), size))
         self._bytes += size
@@ -245,9 +244,8 @@ class TurnFold:
                 self._tools.setdefault(block.id, (block, event.time, event.parent))
 
     def _tool_ended(self, event: ev.ToolEnded) -> None:
-        if self.keep:
-            block = ev.ToolResultBlock(event.tool_use_id, event.content, event.is_error)
-            self._done[event.tool_use_id] = (block, event.duration)
+        block = ev.ToolResultBlock(event.tool_use_id, event.content, event.is_error)
+        self._done[event.tool_use_id] = (block, event.duration)
 
     def _files_changed(self, event: ev.FilesChanged) -> None:
         self._files.update(dict.fromkeys(event.paths))
@@ -334,3 +332,4 @@ _FOLDERS: dict[type[ev.Event], Callable[[TurnFold, Any], None]] = {
     ev.FilesChanged: TurnFold._files_changed,
     ev.SessionReady: TurnFold._ready,
 }
+_LIGHT_FOLDERS = {kind: _FOLDERS[kind] for kind in (ev.FilesChanged, ev.SessionReady)}

@@ -147,10 +147,10 @@ class Tree:
         entry: Entry | None = last
         while entry is not None:
             shown = entry.shown(meta=meta)
-            if want is not None and shown and count >= want and not entry.tool_use_id:
+            within = entry.tool_use_id or (entry.message_id and entry.message_id in calls)
+            if want is not None and shown and count >= want and not within:
                 # Past this line nothing can belong to a call of the wanted ones.
-                if not entry.message_id or entry.message_id not in calls:
-                    return [*chain, entry], True
+                return [*chain, entry], True
             chain.append(entry)
             seen.add(entry.uuid)
             if shown:

@@ -50,6 +50,44 @@ class Mapper:
         self._seq += 1
         return kind(self.session, self._seq, now, raw, source, parent, *fields)
 
+    def hot(self, message: Any, raw: bytes, now: float) -> ev.Event | None:
+        """The event of a text delta or a plain text message; None for everything else.
+
+        Only a shortcut: `events` says the same, at half the speed. Nine of ten lines go this way.
+        """
+        kind = type(message)
+        if kind is m.StreamEvent:
+            event = message.event
+            if type(event) is not m.BlockDelta or type(event.delta) is not m.TextPiece:
+                return None
+            text, s = event.delta.text, self._streaming
+            s.pending += len(text)
+            self._seq += 1
+            return ev.TextDelta(
+                self.session, self._seq, now, raw, message, message.parent_tool_use_id,
+                text, s.message_id, event.index,
+            )  # fmt: skip
+        if kind is m.AssistantMessage:
+            inner = message.message
+            content = inner.content
+            if (
+                message.parent_tool_use_id is None
+                and type(content) is list
+                and len(content) == 1
+                and type(content[0]) is ev.TextBlock
+                and self._streaming.message_id in ("", inner.id)
+                and inner.model != "<synthetic>"
+            ):
+                self._streaming.pending = 0
+                self._model_spoke = True
+                self._message_error = message.error
+                self._seq += 1
+                return ev.Message(
+                    self.session, self._seq, now, raw, message, None, "assistant",
+                    (content[0],), inner.id, message.uuid, inner.model, message.error, False, False,
+                )  # fmt: skip
+        return None
+
     def events(self, message: Any, raw: bytes, now: float) -> Made:
         """The events of one message; none for those that carry nothing of interest."""
         handler = _HANDLERS.get(type(message))

@@ -119,8 +119,16 @@ class ClaudeProtocol:
             self._parts, self._held = [], 0
         lines = data.split(b"\n")
         self._hold(lines.pop())
+        limit, hot = self.max_line, self.mapper.hot
         for line in lines:
-            self._line(line, now, events, calls)
+            if len(line) > limit:
+                raise LineTooLong(len(line), limit)
+            message = m.decode(line)
+            event = hot(message, line, now)
+            if event is not None:
+                events.append(event)
+            else:
+                self._take(message, line, now, events, calls)
         return Received(events, calls)
 
     def eof(self, now: float) -> Received:
@@ -139,10 +147,9 @@ class ClaudeProtocol:
         if data:
             self._parts.append(data)
 
-    def _line(self, line: bytes, now: float, events: list[ev.Event], calls: list[Call]) -> None:
-        if len(line) > self.max_line:
-            raise LineTooLong(len(line), self.max_line)
-        message = m.decode(line)
+    def _take(
+        self, message: Any, line: bytes, now: float, events: list[ev.Event], calls: list[Call]
+    ) -> None:
         if message is None:
             if line.strip():
                 events.append(self.mapper.make(ev.Unknown, now, line, None, None, "not_json", None))

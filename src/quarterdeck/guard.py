@@ -210,6 +210,8 @@ def _ps(*arguments: str) -> bytes:
 
 def send(pid: int, number: int) -> None:
     """Send a signal; no error when the process is gone or not ours."""
+    if pid <= 1:  # 0 and -1 would reach whole groups, or everything
+        return
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):

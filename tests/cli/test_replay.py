@@ -90,11 +90,19 @@ def test_no_content_breaks_it(lines: list[bytes]) -> None:
         json.loads(ev.to_line(event))
 
 
-@given(st.lists(st.fixed_dictionaries(
+WORDS = st.sampled_from(["user", "assistant", "result", "system"])
+MESSAGES = st.dictionaries(
+    st.sampled_from(["type", "message", "event"]), WORDS | st.none() | st.just({"content": 3})
+)
+LINES = st.fixed_dictionaries(
     {"dir": st.sampled_from(["in", "out", "note", "x"])},
-    optional={"t": st.none() | st.floats() | st.text(max_size=3),
-              "msg": st.none() | st.text(max_size=5) | st.dictionaries(st.sampled_from(["type", "message", "event"]),
-                     st.sampled_from(["user", "assistant", "result", "system"]) | st.none() | st.just({"content": 3}))},
-), max_size=8))  # fmt: skip
+    optional={
+        "t": st.none() | st.floats() | st.text(max_size=3),
+        "msg": st.none() | st.text(max_size=5) | MESSAGES,
+    },
+)
+
+
+@given(st.lists(LINES, max_size=8))
 def test_no_recording_breaks_it(values: list[Any]) -> None:
     play("\n".join(json.dumps(v) for v in values).encode())

@@ -13,10 +13,41 @@ from quarterdeck.engine.events import ToolUseBlock
 from quarterdeck.engine.tools import display_label, file_path, summary
 
 NAMES = st.sampled_from(
-    ["Read", "Write", "Edit", "MultiEdit", "NotebookEdit", "Bash", "Grep", "Glob", "WebFetch", "WebSearch", "Task", "Agent", "Skill", "LS", "AskUserQuestion", "mcp__a__b", "Other"]
+    [
+        "Read",
+        "Write",
+        "Edit",
+        "MultiEdit",
+        "NotebookEdit",
+        "Bash",
+        "Grep",
+        "Glob",
+        "WebFetch",
+        "WebSearch",
+        "Task",
+        "Agent",
+        "Skill",
+        "LS",
+        "AskUserQuestion",
+        "mcp__a__b",
+        "Other",
+    ]
 )
 KEYS = st.sampled_from(
-    ["file_path", "notebook_path", "command", "url", "pattern", "query", "description", "content", "old_string", "edits", "questions", "path"]
+    [
+        "file_path",
+        "notebook_path",
+        "command",
+        "url",
+        "pattern",
+        "query",
+        "description",
+        "content",
+        "old_string",
+        "edits",
+        "questions",
+        "path",
+    ]
 )
 TEXT = st.text(st.characters(), max_size=300)
 JSON = st.recursive(

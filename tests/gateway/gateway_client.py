@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,21 +59,34 @@ async def ask(
     headers: Mapping[str, str] | None = None,
     keep: bool = False,
 ) -> Heard:
-    """Send one request over a new connection and hear everything until its end."""
+    """Send one request over a new connection, hear everything until its end, close the connection.
+
+    `keep` leaves out `Connection: close`. `Heard.closed` says whether the server closed first.
+    """
     host, port = url.removeprefix("http://").rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     try:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        data = b"" if body is None else data
+        data = (
+            b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        )
         head = {"Host": f"{host}:{port}", "Content-Length": str(len(data))}
         head |= {"x-api-key": token} if token else {}
         head |= {} if keep else {"Connection": "close"}
         head |= headers or {}
-        lines = [f"{method} {path} HTTP/1.1", *(f"{n}: {v}" for n, v in head.items() if v), "", ""]
-        writer.write("\r\n".join(lines).encode() + data)
-        return await hear(reader, method)
+        writer.write(request_bytes(method, path, head) + data)
+        heard = await hear(reader, method)
+        if keep and heard.ending == "complete":
+            with contextlib.suppress(TimeoutError):
+                heard.closed = await asyncio.wait_for(reader.read(), 0.1) == b""
+        return heard
     finally:
         writer.close()
+
+
+def request_bytes(method: str, path: str, headers: Mapping[str, str]) -> bytes:
+    """The head of a request."""
+    lines = [f"{method} {path} HTTP/1.1", *(f"{n}: {v}" for n, v in headers.items() if v), "", ""]
+    return "\r\n".join(lines).encode()
 
 
 async def hear(reader: asyncio.StreamReader, method: str = "POST") -> Heard:
@@ -85,7 +99,6 @@ async def hear(reader: asyncio.StreamReader, method: str = "POST") -> Heard:
             event = client.next_event()
             if event is h11.NEED_DATA:
                 received = await asyncio.wait_for(reader.read(65536), 10)
-                heard.closed = not received
                 client.receive_data(received)
             elif isinstance(event, h11.Response):
                 heard.status = event.status_code

@@ -151,13 +151,10 @@ def test_messages_are_required(body: dict[str, Any]) -> None:
 
 
 def test_the_newest_messages_follow_the_assistants_last() -> None:
+    names = {"u": "user", "a": "assistant", "s": "system"}
+
     def roles(text: str) -> list[str]:
-        return [
-            m["role"][0]
-            for m in newest(
-                [{"role": {"u": "user", "a": "assistant", "s": "system"}[c]} for c in text]
-            )
-        ]
+        return [m["role"][0] for m in newest([{"role": names[c]} for c in text])]
 
     assert roles("u") == ["u"]
     assert roles("uaus") == ["u", "s"]

@@ -45,6 +45,8 @@ def describe(tool_name: str, tool_input: Mapping[str, Any], read_file: ReadFile)
             lines = shown.splitlines() if tool_input else []
     lines = "\n".join(lines).splitlines()
     label = f"{tool_name} {path}" if path else display_label(tool_name, tool_input)
+    if tool_name == "Bash":
+        label = tool_name  # the command itself stands below
     return [label, *_clip(lines)]
 
 

@@ -11,7 +11,7 @@ from quarterdeck.cli import exit_codes
 def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
     """Print the completion script of a shell. Put it where the shell looks:
 
-    bash: ~/.local/share/bash-completion/completions/quarterdeck
+    bash: ~/.bash_completion
     zsh: a folder of your fpath, as _quarterdeck, then run compinit
     fish: ~/.config/fish/completions/quarterdeck.fish
     """

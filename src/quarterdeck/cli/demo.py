@@ -11,7 +11,9 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from quarterdeck.cli import asking, exit_codes, results
 from quarterdeck.cli.output import Screen
@@ -43,19 +45,26 @@ _STEP_TIMEOUT = 30.0  # seconds for git or the test
 _TURN_TIMEOUT = 120.0  # seconds
 
 
-def demo(*, keep: bool = False, color: bool | None = None, engine_path: str | None = None) -> int:
-    """Show the main job, offline and without an account: the real Claude Code repairs a
-    failing test in a scratch repository, under a permission policy. Only the model is
-    scripted. At the end everything is checked; exits with 0 only if all of it holds.
+def demo(
+    *,
+    keep: bool = False,
+    color: Annotated[bool | None, Parameter(negative="--no-color")] = None,
+    engine_path: str | None = None,
+) -> int:
+    """Show the main job, offline and without an account: the real Claude Code
+    repairs a failing test in a scratch repository, under a permission policy.
+    Only the model is scripted. At the end everything is checked; exits with 0
+    only if all of it holds.
 
-    Nothing of yours is touched: home and configuration are throw-away directories.
+    Nothing of yours is touched: home and configuration are throw-away
+    directories.
 
     Parameters
     ----------
     keep: bool
         Keep the scratch directory.
     color: bool
-        Colours, whatever the terminal is.
+        Colours or none, whatever the terminal is.
     engine_path: str
         Claude Code's program.
     """
@@ -88,7 +97,8 @@ class _Demo:
         program = await asyncio.to_thread(claude_program, self._engine_path)
         self._screen.line("Quarterdeck demo: an agent repairs a failing test, offline", "bold")
         self._explain(
-            "REAL", f"Claude Code {program.version} with its tools; git; the test; the policy"
+            "REAL",
+            f"Claude Code {program.version.split()[0]} and its tools; git; the test; the policy",
         )
         self._explain("SCRIPTED", "the model: what it says is written in demo.yaml")
         self._prepare()
@@ -128,6 +138,9 @@ class _Demo:
             f"   policy: allow {', '.join(ALLOWED)}; deny {', '.join(DENIED)} and the rest"
         )
         self._screen.line(f"   prompt: {PROMPT}")
+        self._screen.line(
+            "   below: plain lines are the scripted model; ● ✓ ✗ ? are the real agent", "dim"
+        )
         started = time.monotonic()
         client = Client(
             cwd=str(self._repository),
@@ -164,7 +177,7 @@ class _Demo:
             decision: Allow | Deny | Defer = policy(tool_name, tool_input, context)
             allowed = isinstance(decision, Allow)
             lines = asking.describe(tool_name, tool_input, lambda _: None)
-            self._decisions.append((lines[0], allowed))
+            self._decisions.append((" ".join(lines), allowed))
             self._screen.line(f"? permission: {lines[0]}", "yellow")
             for line in lines[1:]:
                 self._screen.line(f"    {line}", asking.style_of(line))

@@ -45,7 +45,8 @@ def doctor(
     engine_path: str | None = None,
     config_dir: Path | None = None,
 ) -> int:
-    """Look at everything that Quarterdeck needs. Starts no agent and changes nothing.
+    """Look at everything that Quarterdeck needs. Starts no agent and changes
+    nothing.
 
     Exits with 3 when Claude Code is missing or too old, else with 0.
 
@@ -157,8 +158,9 @@ def _claude(engine_path: str | None, env: Mapping[str, str]) -> Check:
         program = engines.claude_program(engine_path, env)
     except EngineError as error:
         return Check("claude", "fail", error.message, error.remedy)
-    detail = f"Claude Code {program.version} at {program.path}"
-    if program.version.split()[0] != engines.CLAUDE_TESTED:
+    version = program.version.split()[0]
+    detail = f"Claude Code {version} at {program.path}"
+    if version != engines.CLAUDE_TESTED:
         detail += f" (tested with {engines.CLAUDE_TESTED})"
     return Check("claude", "ok", detail)
 

@@ -67,7 +67,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("replay", "replay:replay", "Put a recorded run through the protocol core.",
                 ("quarterdeck replay run.ndjson", "quarterdeck replay - < run.ndjson")),
         Command("completion", "completion:completion", "Print shell completion.",
-                ("quarterdeck completion bash > ~/.local/share/bash-completion/completions/quarterdeck",
+                ("quarterdeck completion bash >> ~/.bash_completion",
                  "quarterdeck completion zsh > ~/.zfunc/_quarterdeck",
                  "quarterdeck completion fish > ~/.config/fish/completions/quarterdeck.fish")),
     ),

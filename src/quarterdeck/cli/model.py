@@ -22,10 +22,11 @@ def model(
     set: list[str] | None = None,
     log: Path | None = None,
 ) -> int:
-    """Serve a scripted model on loopback until Ctrl-C, for the real engines to talk to.
+    """Serve a scripted model on loopback until Ctrl-C, for the real engines to
+    talk to.
 
-    Speaks the Anthropic Messages and OpenAI chat-completions formats. Only who knows the token is
-    answered; it is worth nothing elsewhere.
+    Speaks the Anthropic Messages and OpenAI chat-completions formats. Only who
+    knows the token is answered; it is worth nothing elsewhere.
 
     Parameters
     ----------

@@ -52,12 +52,13 @@ def repl(
     *,
     engine: EngineOptions | None = None,
 ) -> int:
-    """Talk with the agent. The answer streams, tools show as lines, permission is asked
-    for with the command or the change. Ctrl-C interrupts the turn, `exit` ends the
-    session, `:help` tells the rest. Alt-Enter begins a new line.
+    """Talk with the agent. The answer streams, tools show as lines, permission
+    is asked for with the command or the change. Ctrl-C interrupts the turn,
+    `exit` ends the session, `:help` tells the rest. Alt-Enter begins a new
+    line.
 
-    When standard input is no terminal, each line of it is a prompt and what needs
-    permission is denied.
+    When standard input is no terminal, each line of it is a prompt and what
+    needs permission is denied.
 
     Parameters
     ----------
@@ -111,7 +112,7 @@ class _Repl:
             loop.remove_signal_handler(signal.SIGTERM)
 
     def _banner(self, client: Client) -> None:
-        version = client.program.version if client.program is not None else ""
+        version = client.program.version.split()[0] if client.program is not None else ""
         self._screen.line(f"Claude Code {version} in {self._cwd}; :help, exit", "dim")
         if not self._tty:
             self._screen.note("no keyboard: what needs permission will be denied", "yellow")

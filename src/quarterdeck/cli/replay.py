@@ -39,12 +39,13 @@ def replay(
     file: Annotated[str, Parameter(allow_leading_hyphen=True)],
     /,
 ) -> int:
-    """Print the events of a recorded run as lines of JSON, and the results of its turns last.
+    """Print the events of a recorded run as lines of JSON, and the results of
+    its turns last.
 
-    The recording is what the engine printed (NDJSON), the `dir`/`msg` form of recorded runs, or an
-    SSE stream whose data lines are such lines; the first line tells. A line that cannot be read
-    becomes an `unknown` event. The exit code says whether the file could be replayed, not how its
-    turns went.
+    The recording is what the engine printed (NDJSON), the `dir`/`msg` form of
+    recorded runs, or an SSE stream whose data lines are such lines; the first
+    line tells. A line that cannot be read becomes an `unknown` event. The exit
+    code says whether the file could be replayed, not how its turns went.
 
     Parameters
     ----------

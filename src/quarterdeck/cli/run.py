@@ -43,9 +43,10 @@ def run(
 ) -> int:
     """Give the agent one prompt and wait for the end of its turn.
 
-    The answer goes to standard output as it comes, what the agent does to standard error. Nobody is
-    asked for permission: what the options do not allow is denied, and a turn with denied calls exits
-    with 4. A prompt that begins with a dash goes behind `--`.
+    The answer goes to standard output as it comes, what the agent does to
+    standard error. Nobody is asked for permission: what the options do not allow
+    is denied, and a turn with denied calls exits with 4. A prompt that begins
+    with a dash goes behind `--`.
 
     Parameters
     ----------
@@ -154,7 +155,10 @@ def _read_text(file: Path | None) -> str:
 def execute(
     options: Options, prompt: str, attach: Sequence[Path], form: Form, verbose: bool = False
 ) -> int:
-    """Run one turn and return the exit code. Raises what Client.connect and Client.turn raise."""
+    """Run one turn and return the exit code. Raises what Client.connect and Client.send raise."""
+    from quarterdeck.session.prompts import with_attachments
+
+    with_attachments(prompt, attach)  # wrong files are told before anything starts
     screen = Screen()
     return asyncio.run(_Run(options, prompt, attach, form, screen, verbose).go())
 

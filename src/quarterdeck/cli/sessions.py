@@ -34,7 +34,8 @@ def list_sessions(
     output: Output = "text",
     config_dir: Path | None = None,
 ) -> int:
-    """List sessions, newest first: those of this directory and its git worktrees.
+    """List sessions, newest first: those of this directory and its git
+    worktrees.
 
     Parameters
     ----------
@@ -151,7 +152,8 @@ def search(
     output: Output = "text",
     config_dir: Path | None = None,
 ) -> int:
-    """Find text in the sessions of this directory, newest first. Exits with 1 when there is none.
+    """Find text in the sessions of this directory, newest first. Exits with 1
+    when there is none.
 
     Parameters
     ----------
@@ -252,7 +254,12 @@ def import_session(
     config_dir: Path
         Claude Code's configuration directory.
     """
-    return _print(open_catalog(config_dir).import_file(file, cwd or Path.cwd()), output)
+    if not file.is_file():
+        raise OptionError("file", str(file), "is not a file")
+    place = cwd or Path.cwd()
+    if not place.is_dir():
+        raise OptionError("cwd", str(place), "is not a directory")
+    return _print(open_catalog(config_dir).import_file(file, place), output)
 
 
 def fork(
@@ -333,7 +340,8 @@ def tag(
 
 
 def delete(name: str, /, *, yes: bool = False, config_dir: Path | None = None) -> int:
-    """Delete a session for good, with what its sub-agents and tools left. Asks first.
+    """Delete a session for good, with what its sub-agents and tools left. Asks
+    first.
 
     Parameters
     ----------

@@ -124,9 +124,7 @@ class ModelServer:
             while self._connections:
                 tasks = [c.task for c in self._connections if c.task is not None]
                 for connection in tuple(self._connections):
-                    connection.abort()
-                for task in tasks:
-                    task.cancel()
+                    connection.abort()  # which cancels its task
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await asyncio.sleep(0)  # the loop reports each lost connection in its next round
             await server.wait_closed()

@@ -44,11 +44,13 @@ ENGINE = "claude-code"
 _PREFIX = "claude:"
 _MAX_HEAD = 4 * 1024 * 1024  # bytes read for a first prompt that does not fit the first 64 KiB
 _MAX_PROBLEMS = 100
+_FILE = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.jsonl").fullmatch
 _ABBREVIATION = re.compile(r"[0-9a-fA-F-]{4,36}\Z")
 _BAD_IN_NAMES = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
+_Files: TypeAlias = "list[tuple[float, str, str]]"  # changed, name, folder
 _Finds: TypeAlias = "list[_Found]"
 Infos: TypeAlias = list[SessionInfo]
 Messages: TypeAlias = list[TranscriptMessage]
@@ -182,25 +184,26 @@ class Catalog:
             self._problem(str(root), error.strerror or str(error))
             return []
 
-    def _newest_first(self, folders: Iterable[str]) -> Sequence[_Found]:
-        found: set[_Found] = set()
+    def _newest_first(self, folders: Iterable[str]) -> Iterator[_Found]:
+        """Every session file in these folders. The loop runs for thousands of files: plain tuples."""
+        files: _Files = []
         for folder in folders:
             try:
                 with os.scandir(folder) as entries:
                     for entry in entries:
-                        session_id, suffix = entry.name[:36], entry.name[36:]
-                        if suffix == ".jsonl" and is_uuid(session_id):
-                            with contextlib.suppress(FileNotFoundError):
-                                status = entry.stat(follow_symlinks=False)
-                                if stat.S_ISREG(status.st_mode):
-                                    found.add(
-                                        _Found(status.st_mtime, session_id.lower(), entry.path)
-                                    )
+                        if _FILE(entry.name) and entry.is_file(follow_symlinks=False):
+                            try:
+                                modified = entry.stat(follow_symlinks=False).st_mtime
+                            except FileNotFoundError:
+                                continue
+                            files.append((modified, entry.name, folder))
             except FileNotFoundError:
                 continue
             except OSError as error:
                 self._problem(folder, error.strerror or str(error))
-        return sorted(found, reverse=True)
+        files.sort(reverse=True)
+        for modified, name, folder in files:
+            yield _Found(modified, name[:36], f"{folder}/{name}")
 
     # -- reading --
 
@@ -359,7 +362,8 @@ class Catalog:
         the old one and "(fork)". The original may be in use. Raises OptionError for a bad title or an
         `at_message` that the session does not have, TranscriptError, and what `get` raises.
         """
-        return self._by_id(changes.fork(self._resolve(session), title, at_message))
+        current = self._again(self._resolve(session))
+        return self._by_id(changes.fork(current, title, at_message))
 
     def export_raw(self, session: SessionInfo | str, path: Path) -> None:
         """Copy a session's file as it is to a new file. What sub-agents said is not in it.

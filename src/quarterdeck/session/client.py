@@ -36,7 +36,7 @@ from quarterdeck.model import Boundary, Exit, RateLimit, new_id
 from quarterdeck.session import lock
 from quarterdeck.session.asks import Answerer
 from quarterdeck.session.backpressure import EventQueue, Subscription
-from quarterdeck.session.controls import AccountInfo, Controls, ModelInfo, SlashCommand, _typed
+from quarterdeck.session.controls import AccountInfo, Controls, ModelInfo, SlashCommand, typed
 from quarterdeck.session.credentials import check_credentials, child_environment, config_dir
 from quarterdeck.session.engines import Program, claude_program
 from quarterdeck.session.handle import TurnHandle, as_text
@@ -674,19 +674,18 @@ class Client(Controls):
     @property
     def commands(self) -> tuple[SlashCommand, ...]:
         """Slash commands the engine offered at its start."""
-        return tuple(_typed(SlashCommand, c) for c in self._info("commands"))
+        return tuple(typed(SlashCommand, c) for c in self._info("commands"))
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
         """Models the engine offered at its start."""
-        return tuple(_typed(ModelInfo, m) for m in self._info("models"))
+        return tuple(typed(ModelInfo, m) for m in self._info("models"))
 
     @property
     def account(self) -> AccountInfo:
         """Who pays, as the engine says."""
         info = self._stream.info if self._stream is not None else {}
-        made: AccountInfo = _typed(AccountInfo, info.get("account"))
-        return made
+        return typed(AccountInfo, info.get("account"))
 
     def _info(self, name: str) -> Sequence[Any]:
         value = self._stream.info.get(name) if self._stream is not None else None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from quarterdeck.errors import CapabilityError, ControlError
+from quarterdeck.errors import ControlError
 from quarterdeck.model import PermissionMode
 from quarterdeck.session.mcp import ExternalServer, McpServer
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class SlashCommand(msgspec.Struct, frozen=True, rename="camel"):
@@ -131,7 +133,7 @@ class Controls:
     async def mcp_status(self) -> tuple[McpServerStatus, ...]:
         """The MCP servers and their state."""
         answer = await self.control("mcp_status")
-        return tuple(_typed(McpServerStatus, s) for s in answer.get("mcpServers") or ())
+        return tuple(typed(McpServerStatus, s) for s in answer.get("mcpServers") or ())
 
     async def set_mcp_servers(self, servers: Mapping[str, McpServer | ExternalServer]) -> McpChange:
         """Replace the set of servers that were added while running; in-process ones go on too."""
@@ -144,7 +146,7 @@ class Controls:
                 wire[name] = server.to_wire()
         for name in self._sdk_servers:
             wire.setdefault(name, {"type": "sdk", "name": name})
-        return _typed(McpChange, await self.control("mcp_set_servers", {"servers": wire}))
+        return typed(McpChange, await self.control("mcp_set_servers", {"servers": wire}))
 
     async def mcp_reconnect(self, name: str) -> None:
         """Connect a server anew; waits for the connection."""
@@ -178,7 +180,7 @@ class Controls:
         """
         fields = {"user_message_id": user_message_uuid, "dry_run": dry_run}
         try:
-            return _typed(Rewind, await self.control("rewind_files", fields))
+            return typed(Rewind, await self.control("rewind_files", fields))
         except ControlError as error:
             return Rewind(error=error.error)
 
@@ -187,7 +189,7 @@ class Controls:
     ) -> ConversationRewind:
         """Remove that prompt and everything after it from the engine's context."""
         fields = {"target_message_uuid": message_uuid, "interrupt_if_running": interrupt}
-        return _typed(ConversationRewind, await self.control("rewind_conversation", fields))
+        return typed(ConversationRewind, await self.control("rewind_conversation", fields))
 
     async def cancel_queued(self, prompt_uuid: str) -> bool:
         """Take back a prompt that `inject` gave to the engine; False when it was too late."""
@@ -213,7 +215,7 @@ class Controls:
 
     async def context_usage(self) -> ContextUsage:
         """How full the context is. The first call asks the provider to count tokens."""
-        return _typed(ContextUsage, await self.control("get_context_usage"))
+        return typed(ContextUsage, await self.control("get_context_usage"))
 
     async def cost_text(self) -> str:
         """The engine's own cost report, as text."""
@@ -238,7 +240,7 @@ class Controls:
         return str(answer.get("response") or "")
 
 
-def _typed(struct: Any, value: Any) -> Any:
+def typed(struct: type[S], value: Any) -> S:
     """A reply as a Struct; fields of an unexpected shape keep their defaults."""
     if not isinstance(value, dict):
         return struct()
@@ -250,9 +252,3 @@ def _typed(struct: Any, value: Any) -> Any:
             except msgspec.ValidationError:
                 continue
     return struct(**known)
-
-
-def need(condition: bool, what: str, remedy: str) -> None:
-    """Raise CapabilityError unless the session was started with what the call needs."""
-    if not condition:
-        raise CapabilityError("this session", what, remedy=remedy)

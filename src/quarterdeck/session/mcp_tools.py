@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import copy
-import dataclasses
+import functools
 import inspect
 import logging
 import re
@@ -84,7 +84,7 @@ class Tool:
         """Call the tool; the result of `tools/call`. Never raises, except for being cancelled."""
         try:
             args, kwargs = self._arguments.bind(arguments)
-        except (msgspec.ValidationError, TypeError, ValueError) as error:
+        except Exception as error:
             return error_result(f"wrong arguments for {self.name}: {error}")
         try:
             return to_result(await call(self.function, *args, **kwargs))
@@ -175,7 +175,7 @@ class _Typed:
                 "Arguments", fields, kw_only=True, forbid_unknown_fields=True
             )
             self.schema = _schema(self._struct)
-        except (TypeError, NameError) as error:
+        except (TypeError, ValueError, NameError) as error:
             raise OptionError(
                 "schema", [f[0] for f in fields], f"has a type without a schema: {error}",
                 remedy="use plain types, or give schema=",
@@ -259,7 +259,7 @@ def _hinted(function: Callable[..., Any]) -> list[Any]:
             "function", function, f"has a type hint that cannot be read: {error}",
             remedy="give schema=",
         ) from None  # fmt: skip
-    fields = []
+    fields: list[Any] = []
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise OptionError("function", function, f"{name} cannot be given by name")
@@ -318,7 +318,7 @@ def to_result(value: object) -> dict[str, Any]:
     if result.structured is not None:
         if not isinstance(result.structured, dict):
             raise TypeError("a structured result must be a dict")
-        wire["structuredContent"] = msgspec.json.decode(_json(result.structured))
+        wire["structuredContent"] = msgspec.json.decode(msgspec.json.encode(result.structured))
     size = sum(len(v) for block in content for v in block.values() if isinstance(v, str))
     if size > MAX_RESULT:
         raise ValueError(f"the result has {size} characters; at most {MAX_RESULT} can be sent")
@@ -342,8 +342,10 @@ def _foreign_result(value: object) -> ToolResult | None:
 def _content(value: object) -> list[dict[str, Any]]:
     if value is None:
         return []
-    if isinstance(value, list | tuple) and any(_block(item) for item in value):
-        return [_block(item) or _text(_plain(item)) for item in value]
+    if isinstance(value, list | tuple):
+        blocks = [_block(item) for item in value]
+        if any(blocks):
+            return [b or _text(_plain(v)) for b, v in zip(blocks, value, strict=True)]
     return [_block(value) or _text(_plain(value))]
 
 
@@ -360,11 +362,16 @@ def _block(value: object) -> dict[str, Any] | None:
         return block
     if kind not in ("text", "image", "audio", "resource", "resource_link"):
         return None
-    _block_type().validate_python(block)
-    return cast(dict[str, Any], msgspec.json.decode(_json(block)))
+    try:
+        _block_type().validate_python(block)
+    except ValueError as error:
+        raise ValueError(f"not a content block of type {kind}: {error}") from None
+    return cast(dict[str, Any], msgspec.json.decode(msgspec.json.encode(block)))
 
 
+@functools.cache
 def _block_type() -> Any:
+    # Slow to load, and only needed by tools that make blocks themselves.
     from mcp.types import ContentBlock
     from pydantic import TypeAdapter
 
@@ -386,13 +393,7 @@ def _plain(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         raise TypeError("bytes have no text form: return Image(data, media_type) or text")
     dumped = _dumped(value)
-    return _json(value if dumped is None else dumped).decode("utf-8")
-
-
-def _json(value: object) -> bytes:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    return msgspec.json.encode(value)
+    return msgspec.json.encode(value if dumped is None else dumped).decode("utf-8")
 
 
 def _text(text: str) -> dict[str, Any]:

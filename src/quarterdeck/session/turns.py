@@ -332,4 +332,7 @@ _FOLDERS: dict[type[ev.Event], Callable[[TurnFold, Any], None]] = {
     ev.FilesChanged: TurnFold._files_changed,
     ev.SessionReady: TurnFold._ready,
 }
-_LIGHT_FOLDERS = {kind: _FOLDERS[kind] for kind in (ev.FilesChanged, ev.SessionReady)}
+_LIGHT_FOLDERS: dict[type[ev.Event], Callable[[TurnFold, Any], None]] = {
+    ev.FilesChanged: TurnFold._files_changed,
+    ev.SessionReady: TurnFold._ready,
+}

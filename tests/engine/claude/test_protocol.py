@@ -77,6 +77,17 @@ def test_chunks_do_not_matter(path: Path) -> None:
     assert events == whole.events
 
 
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)
+def test_the_shortcut_says_what_the_mapping_says(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = b"".join(line + b"\n" for line in printed(path))
+    quick = ClaudeProtocol("s").receive(data, 1.0)
+    thorough = ClaudeProtocol("s")
+    monkeypatch.setattr(thorough.mapper, "hot", lambda *_: None)
+    assert thorough.receive(data, 1.0) == quick
+
+
 BOUNDARIES = [
     ("01-basic-turn-partial", ["completed"]),
     ("04-can-use-tool-deny-interrupt", ["interrupted"]),

@@ -99,66 +99,46 @@ class Mapper:
     # -- the stream ---------------------------------------------------------------------------------
 
     def _stream(self, msg: m.StreamEvent, raw: bytes, now: float) -> Made:
-        event, parent, s = msg.event, msg.parent_tool_use_id, self._streaming
-        kind = type(event)
-        if kind is m.BlockDelta:
-            delta = event.delta  # type: ignore[union-attr]
-            if type(delta) is m.TextPiece:
-                s.pending += len(delta.text)
-                yield self.make(
-                    ev.TextDelta,
-                    now,
-                    raw,
-                    msg,
-                    parent,
-                    delta.text,
-                    s.message_id,
-                    event.index,  # type: ignore[union-attr]
+        parent, s = msg.parent_tool_use_id, self._streaming
+        match msg.event:
+            case m.BlockDelta() as event:
+                yield from self._block_delta(msg, event, raw, now)
+            case m.BlockStart() as event:
+                block = event.content_block
+                if block.type.endswith("tool_use") and block.id:
+                    s.tools[event.index] = block.id
+                    yield from self._tool_started(block.id, block.name, msg, raw, now, parent)
+            case m.MessageStart() as event:
+                yield from self._withdraw(msg, raw, now, "a new message began")
+                s.begin(event.message.id)
+                self._model_spoke = True
+                if event.message.usage is not None:
+                    s.usage = _usage(event.message.usage)
+                    yield self.make(ev.UsageUpdated, now, raw, msg, parent, s.message_id, s.usage)
+            case m.MessageDelta() as event:
+                grown = _usage(event.usage)
+                s.usage = Usage(
+                    grown.input_tokens or s.usage.input_tokens,
+                    grown.output_tokens,
+                    grown.cache_read_input_tokens or s.usage.cache_read_input_tokens,
+                    grown.cache_creation_input_tokens or s.usage.cache_creation_input_tokens,
                 )
-            elif type(delta) is m.ThinkingPiece:
-                yield self.make(
-                    ev.ThinkingDelta,
-                    now,
-                    raw,
-                    msg,
-                    parent,
-                    delta.thinking,
-                    s.message_id,
-                    event.index,
-                    0,  # type: ignore[union-attr]
-                )
-            elif type(delta) is m.InputPiece:
-                tool_id = s.tools.get(event.index, "")  # type: ignore[union-attr]
-                name = self._tools.get(tool_id, ("", 0.0))[0]
-                yield self.make(
-                    ev.ToolInput, now, raw, msg, parent, tool_id, name, delta.partial_json, None
-                )
-        elif kind is m.BlockStart:
-            yield from self._block_start(msg, event, raw, now)  # type: ignore[arg-type]
-        elif kind is m.MessageStart:
-            yield from self._withdraw(msg, raw, now, "a new message began")
-            s.begin(event.message.id)  # type: ignore[union-attr]
-            self._model_spoke = True
-            if event.message.usage is not None:  # type: ignore[union-attr]
-                s.usage = _usage(event.message.usage)  # type: ignore[union-attr]
                 yield self.make(ev.UsageUpdated, now, raw, msg, parent, s.message_id, s.usage)
-        elif kind is m.MessageDelta:
-            grown = _usage(event.usage)  # type: ignore[union-attr]
-            s.usage = Usage(
-                grown.input_tokens or s.usage.input_tokens,
-                grown.output_tokens,
-                grown.cache_read_input_tokens or s.usage.cache_read_input_tokens,
-                grown.cache_creation_input_tokens or s.usage.cache_creation_input_tokens,
-            )
-            yield self.make(ev.UsageUpdated, now, raw, msg, parent, s.message_id, s.usage)
 
-    def _block_start(self, msg: m.StreamEvent, event: m.BlockStart, raw: bytes, now: float) -> Made:
-        block = event.content_block
-        if block.type.endswith("tool_use") and block.id:
-            self._streaming.tools[event.index] = block.id
-            yield from self._tool_started(
-                block.id, block.name, msg, raw, now, msg.parent_tool_use_id
-            )
+    def _block_delta(self, msg: m.StreamEvent, event: m.BlockDelta, raw: bytes, now: float) -> Made:
+        parent, s, index = msg.parent_tool_use_id, self._streaming, event.index
+        match event.delta:
+            case m.TextPiece(text=text):
+                s.pending += len(text)
+                yield self.make(ev.TextDelta, now, raw, msg, parent, text, s.message_id, index)
+            case m.ThinkingPiece(thinking=text):
+                yield self.make(
+                    ev.ThinkingDelta, now, raw, msg, parent, text, s.message_id, index, 0
+                )
+            case m.InputPiece(partial_json=text):
+                tool_id = s.tools.get(index, "")
+                name = self._tools.get(tool_id, ("", 0.0))[0]
+                yield self.make(ev.ToolInput, now, raw, msg, parent, tool_id, name, text, None)
 
     def _withdraw(self, msg: Any, raw: bytes, now: float, reason: str) -> Made:
         """A stream that broke inside a block is abandoned silently; the answer comes anew."""

@@ -599,7 +599,8 @@ def block_of(value: Any) -> Block:
     try:
         match kind:
             case "text" | "thinking" | "tool_use" | "tool_result":
-                return msgspec.convert(value, WireBlock)
+                known: WireBlock = msgspec.convert(value, WireBlock)
+                return known
             case "redacted_thinking":
                 return ThinkingBlock(signature=str(value.get("data", "")), redacted=True)
             case "server_tool_use" | "mcp_tool_use":

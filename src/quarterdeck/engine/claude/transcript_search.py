@@ -16,9 +16,15 @@ _MAX_NESTING = 20_000  # values of a tool's input that are looked at
 # JSON may write other characters than these in two ways.
 _PLAIN = re.compile(r"[^\x00-\x1f\"\\/\x7f\u0307\ud800-\udfff]+")
 _PLAIN_ASCII = re.compile(r"[ !#-.0-\[\]-~]+")
-# What may stand for any character (\u00 0 or 1 begins a control character, and those are common), and
-# the two that become ASCII in lower case: the Kelvin sign and the dotted capital I.
-_ELSEWISE = re.compile(rb"\\u(?!00[01])|\xe2\x84\xaa|\xc4\xb0")
+_ESCAPED = re.compile(rb"\\u(?!00[01])")  # but for control characters, which are common
+_TO_ASCII = (b"\xe2\x84\xaa", b"\xc4\xb0")  # Kelvin sign, dotted capital I: ASCII in lower case
+
+
+def _written_elsewise(data: bytes) -> bool:
+    """Whether characters may stand here in a form that a search for their bytes misses."""
+    if b"\\u" in data and _ESCAPED.search(data):
+        return True
+    return any(form in data for form in _TO_ASCII)
 
 
 class Needle:
@@ -40,7 +46,7 @@ class Needle:
             hit = self._bytes in data.lower()
         else:
             hit = self._pattern is None or self._pattern.search(data) is not None
-        return hit or _ELSEWISE.search(data) is not None
+        return hit or _written_elsewise(data)
 
     def snippet(self, text: str) -> str | None:
         """One line around the first hit in `text`; None when there is none."""

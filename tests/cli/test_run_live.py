@@ -69,7 +69,7 @@ def test_what_is_not_allowed_is_denied_and_exits_with_4(agent: MakeAgent) -> Non
     done = run("run", "write")
     assert done.code == 4
     assert done.out == "I could not.\n"
-    assert "denied: Write a.txt" in done.err
+    assert "! denied: Write work/a.txt" in done.err
     assert not (run.cli.cwd / "a.txt").exists()
 
 
@@ -121,9 +121,11 @@ def test_rate_limit_is_75(agent: MakeAgent) -> None:
 
 
 def test_a_failed_turn_is_1(agent: MakeAgent) -> None:
-    error = {"type": "authentication_error", "message": "who are you"}
-    run = agent({"status": 401, "error": error, "repeat": "forever"})
-    assert run("run", "hi").code == 1
+    error = {"type": "invalid_request_error", "message": "what is this"}
+    run = agent({"status": 400, "error": error, "repeat": "forever"})
+    done = run("run", "hi")
+    assert done.code == 1
+    assert "what is this" in done.out + done.err
 
 
 def test_resume_by_title_and_fork(agent: MakeAgent) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from quarterdeck.engine.events import Event, Notice
-from quarterdeck.session.backpressure import EventQueue, Subscription
+from quarterdeck.session.backpressure import HURRY_BYTES, EventQueue, Subscription
 
 
 def notices(count: int) -> list[Event]:
@@ -36,7 +36,9 @@ async def test_a_waiting_control_call_opens_the_door_but_not_for_ever() -> None:
     queue.hurry(1)
     assert not queue.full
     await asyncio.wait_for(queue.room(), 1)
-    queue.put(notices(21), 10)
+    queue.put(notices(21), 2000)
+    assert not queue.full
+    queue.put(notices(1), HURRY_BYTES)
     assert queue.full
     queue.hurry(-1)
     assert queue.full

@@ -146,7 +146,7 @@ class _Demo:
             cwd=str(self._repository),
             executable=program,
             config_dir=str(self._config),
-            env={name: self._env[name] for name in ("HOME", "PATH", "PYTHONDONTWRITEBYTECODE")},
+            env=self._agent_env(),
             auth=Gateway(url, token),
             can_use_tool=self._decide_with(_policy()),
             turn_timeout=_TURN_TIMEOUT,
@@ -165,6 +165,10 @@ class _Demo:
         result = await handle
         printer.finish(result)
         return result
+
+    def _agent_env(self) -> dict[str, str]:
+        names = ("HOME", "PATH", "TMPDIR", "PYTHONDONTWRITEBYTECODE")
+        return {name: self._env[name] for name in names}
 
     def _decide_with(self, policy: Any) -> Any:
         """The policy as it is, told aloud."""
@@ -276,6 +280,7 @@ def _environment(home: Path) -> Mapping[str, str]:
     return {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
         "HOME": str(home),
+        "TMPDIR": str(home),
         "LC_ALL": "C",
         "PYTHONDONTWRITEBYTECODE": "1",
         "GIT_CONFIG_GLOBAL": os.devnull,

@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from quarterdeck.engine.events import Event
 
 
+HURRY_BYTES = 128 * 1024 * 1024
+"""What may wait in memory while a control reply is awaited that lies behind it in the pipe."""
+
+
 class EventQueue:
     """Batches of events, bounded by their number and by the bytes they came from.
 
     `put` never waits: who puts asks `full` before, and waits for `room`. For use within one event
-    loop. `hurry` opens the door in spite of a full queue (up to eight times the limits): somebody
-    waits for a control reply that lies behind the events in the same pipe.
+    loop. `hurry` opens the door in spite of a full queue (up to HURRY_BYTES): somebody waits for a
+    control reply that lies behind the events in the same pipe.
     """
 
     def __init__(self, max_events: int, max_bytes: int) -> None:
@@ -31,8 +35,9 @@ class EventQueue:
     @property
     def full(self) -> bool:
         """Whether the producer should wait."""
-        scale = 8 if self._hurry else 1
-        return self._events >= self._max[0] * scale or self._bytes >= self._max[1] * scale
+        if self._hurry:
+            return self._bytes >= max(HURRY_BYTES, self._max[1])
+        return self._events >= self._max[0] or self._bytes >= self._max[1]
 
     @property
     def closed(self) -> bool:

@@ -22,6 +22,7 @@ from .conftest import Agent
 
 pytestmark = pytest.mark.live
 MakeAgent = Callable[..., Agent]
+_FORWARD = re.compile(r"\x1b\[(\d*)C")
 _STYLES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[=>()][0-9A-B]?)")
 
 
@@ -47,7 +48,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
-    def wait_for(self, text: str, timeout: float = 20) -> str:
+    def wait_for(self, text: str, timeout: float = 8) -> str:
         """What was shown up to and with `text`; the next wait begins behind it."""
         deadline = time.monotonic() + timeout
         while text not in self.seen:
@@ -57,7 +58,7 @@ class Terminal:
             except OSError:
                 data = b""
             assert data, f"{text!r} did not come; there is:\n{self.seen}"
-            self.seen += _STYLES.sub("", data.decode("utf-8", "replace"))
+            self.seen += _plain(data)
         shown, _, self.seen = self.seen.partition(text)
         return shown + text
 
@@ -67,6 +68,12 @@ class Terminal:
             while os.read(self.fd, 65536):
                 pass
         return self.process.wait(20)
+
+
+def _plain(data: bytes) -> str:
+    """What a person reads; spaces at a line's end are drawn as movements of the cursor."""
+    text = _FORWARD.sub(lambda m: " " * int(m[1] or 1), data.decode("utf-8", "replace"))
+    return _STYLES.sub("", text)
 
 
 @pytest.fixture

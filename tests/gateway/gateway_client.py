@@ -57,11 +57,12 @@ async def ask(
     token: str = "",
     method: str = "POST",
     headers: Mapping[str, str] | None = None,
-    keep: bool = False,
+    keep: float = 0,
 ) -> Heard:
     """Send one request over a new connection, hear everything until its end, close the connection.
 
-    `keep` leaves out `Connection: close`. `Heard.closed` says whether the server closed first.
+    With `keep` the connection may stay open; `Heard.closed` says whether the server closed it within
+    so many seconds.
     """
     host, port = url.removeprefix("http://").rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
@@ -77,7 +78,8 @@ async def ask(
         heard = await hear(reader, method)
         if keep and heard.ending == "complete":
             with contextlib.suppress(TimeoutError):
-                heard.closed = await asyncio.wait_for(reader.read(), 0.1) == b""
+                async with asyncio.timeout(keep):
+                    heard.closed = await reader.read() == b""
         return heard
     finally:
         writer.close()
@@ -98,7 +100,9 @@ async def hear(reader: asyncio.StreamReader, method: str = "POST") -> Heard:
         while not heard.ending:
             event = client.next_event()
             if event is h11.NEED_DATA:
-                received = await asyncio.wait_for(reader.read(65536), 10)
+                # Not wait_for: before Python 3.12 it can swallow a cancellation.
+                async with asyncio.timeout(10):
+                    received = await reader.read(65536)
                 client.receive_data(received)
             elif isinstance(event, h11.Response):
                 heard.status = event.status_code

@@ -180,7 +180,7 @@ async def test_an_error_event_without_a_stream_is_an_http_error(
 @pytest.mark.parametrize("count", [0, 1, 3])
 async def test_a_reset(model: ModelServer, say: Say, path: str, count: int) -> None:
     model.push({"text": "abcdef", "chunk": 2, "drop_after": count})
-    heard = await say(messages(stream=True), path, keep=True)
+    heard = await say(messages(stream=True), path, keep=5)
     assert (heard.status, heard.ending, len(heard.events)) == (200, "reset", count)
 
 
@@ -188,7 +188,7 @@ async def test_a_reset(model: ModelServer, say: Say, path: str, count: int) -> N
 @pytest.mark.parametrize("count", [0, 1, 3])
 async def test_a_truncated_stream(model: ModelServer, say: Say, path: str, count: int) -> None:
     model.push({"text": "abcdef", "chunk": 2, "truncate_after": count})
-    heard = await say(messages(stream=True), path, keep=True)
+    heard = await say(messages(stream=True), path, keep=5)
     assert (heard.status, heard.ending, len(heard.events)) == (200, "complete", count)
     assert b"message_stop" not in heard.data
     assert b"[DONE]" not in heard.data
@@ -196,7 +196,7 @@ async def test_a_truncated_stream(model: ModelServer, say: Say, path: str, count
 
 
 async def test_a_whole_answer_leaves_the_connection_open(say: Say) -> None:
-    assert not (await say(messages(stream=True), keep=True)).closed
+    assert not (await say(messages(stream=True), keep=0.05)).closed
 
 
 @PATHS
@@ -223,7 +223,7 @@ async def test_a_malformed_event(model: ModelServer, say: Say, path: str) -> Non
 @PATHS
 async def test_a_hang(model: ModelServer, say: Say, clock: InstantClock, path: str) -> None:
     model.push({"hang": 3600})
-    heard = await say(messages(stream=True), path, keep=True)
+    heard = await say(messages(stream=True), path, keep=5)
     assert (heard.status, heard.data, heard.ending) == (0, b"", "cut")
     assert clock.slept == [3600]
     assert model.requests[0].status == 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 from quarterdeck.errors import OptionError, ScriptError
+from quarterdeck.gateway.reply import FIELDS
+from quarterdeck.gateway.script import parse_text
 from quarterdeck.testing import RecordedRequest, ScriptedModel, ScriptedModelThread
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -88,6 +91,21 @@ def test_importing_is_cheap() -> None:
 def test_the_examples_are_valid(file: Path) -> None:
     with ScriptedModelThread(file, variables={"repo": "/repo"}):
         pass
+
+
+def test_the_documentation_agrees_with_the_format() -> None:
+    page = (ROOT / "docs" / "scripted-model.md").read_text()
+    documented = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert documented == set(FIELDS)
+    examples = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 3
+    for example in examples:
+        assert parse_text(example, "docs.yaml", {"repo": "/repo"}).replies
+    said = re.search(r"^demo.yaml: .*$", page, re.MULTILINE)
+    with pytest.raises(ScriptError) as caught:
+        parse_text("- text: a\n- {text: a, stop_reson: end_turn}", "demo.yaml")
+    assert said is not None
+    assert said[0] == str(caught.value)
 
 
 @pytest.mark.live

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from quarterdeck.engine.events import Event
 
-
 HURRY_BYTES = 128 * 1024 * 1024
 """What may wait in memory while a control reply is awaited that lies behind it in the pipe."""
 

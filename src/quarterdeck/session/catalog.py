@@ -371,7 +371,7 @@ class Catalog:
         Raises TranscriptError, also when `path` exists; and what `get` raises.
         """
         with TranscriptFile(self._resolve(session).path) as file:
-            publish(Path(path), file.forward())
+            publish(Path(path), file.content())
 
     def import_file(self, path: Path, cwd: Path) -> SessionInfo:
         """Take in a session file from elsewhere as a session of `cwd`, to be resumed there.

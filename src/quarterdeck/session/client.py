@@ -508,12 +508,15 @@ class Client(Controls):
                 batch, size = taken
                 silent = self.handlers.empty
                 for event in batch:
-                    mark = marks.get(type(event))
+                    kind = type(event)
+                    mark = marks.get(kind)
                     if mark is not None:
                         mark(self, event)
                     fold = self._current._fold if self._current is not None else self._stray
-                    if fold is not None and not isinstance(event, ev.TurnEnded):
-                        fold.add(event)
+                    if fold is not None:
+                        folder = fold.folders.get(kind)
+                        if folder is not None:
+                            folder(fold, event)
                     if not silent:
                         await self.handlers.dispatch(event)
                 self._seen = batch[-1].seq
@@ -590,7 +593,7 @@ class Client(Controls):
         return TurnFold(prompt="", index=self._index, session=self.session_id)
 
     def _on_message(self, event: ev.Message) -> None:
-        if event.replay and event.uuid in self._written:
+        if event.replay:
             self._echoed.add(event.uuid)
 
     def _on_turn_ended(self, event: ev.TurnEnded) -> None:
@@ -621,7 +624,7 @@ class Client(Controls):
         """
         if handle.uuid in self._echoed:
             return True
-        return not event.origin and not self._echoed
+        return not event.origin and not self._echoed & self._written
 
     def _remember(self, result: TurnResult) -> None:
         if self._keep_turns:

@@ -1,4 +1,4 @@
-"""The values of permissions: updates of the engine's rules, decisions, and what a request says.
+"""PURE. The values of permissions: updates of the engine's rules, decisions, and what a request says.
 
 Everything the engine is sent is checked here first: an answer that it cannot read fails the tool, or
 lets it run.
@@ -6,7 +6,6 @@ lets it run.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 
@@ -14,8 +13,6 @@ import msgspec
 
 from quarterdeck.errors import OptionError, UsageError
 from quarterdeck.model import PERMISSION_MODES, PermissionMode
-
-log = logging.getLogger(__name__)
 
 UpdateKind = Literal[
     "addRules", "replaceRules", "removeRules", "setMode", "addDirectories", "removeDirectories"
@@ -204,7 +201,7 @@ class PermissionContext(msgspec.Struct, frozen=True):
             try:
                 out.append(PermissionUpdate.from_wire(suggestion))
             except OptionError:
-                log.debug("left out a permission suggestion that we do not know: %r", suggestion)
+                continue
         return tuple(out)
 
 

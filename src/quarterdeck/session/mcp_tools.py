@@ -359,7 +359,7 @@ def _block(value: object) -> dict[str, Any] | None:
         return None
     kind = block.get("type")
     if kind == "text" and block.keys() == {"type", "text"} and isinstance(block["text"], str):
-        return block
+        return _text(block["text"])
     if kind not in ("text", "image", "audio", "resource", "resource_link"):
         return None
     try:
@@ -397,4 +397,5 @@ def _plain(value: object) -> str:
 
 
 def _text(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text}
+    # Surrogates, as in the names of files that are not UTF-8, cannot be sent.
+    return {"type": "text", "text": text.encode("utf-8", "replace").decode("utf-8")}

@@ -173,6 +173,11 @@ class TranscriptFile:
             if batch.data is None or wanted(batch.data):
                 yield from self._lines(batch)
 
+    def content(self) -> Iterator[bytes]:
+        """The file as it is, about a megabyte at a time."""
+        for start in range(0, self.size, CHUNK):
+            yield self.read(start, min(self.size, start + CHUNK))
+
     def forward(self) -> Generator[bytes, None, None]:
         """Every line from the first; lines over MAX_LINE are left out."""
         reader = io.BufferedReader(self._file, CHUNK)

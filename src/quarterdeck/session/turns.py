@@ -187,7 +187,8 @@ class TurnFold:
         self.index = index
         self.session = session
         self.keep = keep
-        self._folders = _FOLDERS if keep or keep_stream else _LIGHT_FOLDERS
+        self.folders = _FOLDERS if keep else _LIGHT_FOLDERS
+        """What is done with an event of a kind; those without an entry pass through."""
         self.keep_stream = keep_stream
         self.max_bytes = max_bytes
         self.model = ""
@@ -214,13 +215,16 @@ class TurnFold:
 
     def add(self, event: ev.Event) -> None:
         """Fold one event in."""
-        folder = self._folders.get(type(event))
+        folder = self.folders.get(type(event))
         if folder is not None:
             folder(self, event)
+
+    def _kept_delta(self, event: ev.Event) -> None:
         if self.keep_stream:
             self._stream.append(event)
 
     def _delta(self, event: ev.TextDelta) -> None:
+        self._kept_delta(event)
         if event.parent is None:
             self._deltas.append(event.text)
 
@@ -326,6 +330,8 @@ def _joined(messages: list[ev.Message], rest: str) -> str:
 
 _FOLDERS: dict[type[ev.Event], Callable[[TurnFold, Any], None]] = {
     ev.TextDelta: TurnFold._delta,
+    ev.ThinkingDelta: TurnFold._kept_delta,
+    ev.ToolInput: TurnFold._kept_delta,
     ev.TextWithdrawn: TurnFold._withdrawn,
     ev.Message: TurnFold._message,
     ev.ToolEnded: TurnFold._tool_ended,

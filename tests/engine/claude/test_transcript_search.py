@@ -40,7 +40,7 @@ def test_bytes_never_miss(before: str, after: str, data: st.DataObject, escaped:
 
 
 @pytest.mark.parametrize(
-    "needle", ["hello", "caf" + E_ACUTE, chr(0x6F22) + chr(0x5B57), "s/p", 'a"b', "x\ny", "Qz"]
+    "needle", ["hello", "caf" + E_ACUTE, chr(0x6F22) + chr(0x5B57), "sq/p", 'qz"wj', "qz\nwj", "Qz"]
 )
 def test_bytes_that_cannot_hold_it_are_refused(needle: str) -> None:
     color = chr(27) + "[31m"

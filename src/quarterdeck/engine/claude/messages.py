@@ -482,6 +482,9 @@ TopMessage = (
 )
 
 _TOP = msgspec.json.Decoder(TopMessage)
+decode_top = _TOP.decode
+"""The quick half of `decode`: `system` lines stay SystemMessage, and what is unusual raises."""
+UNEXPECTED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _SYSTEM = {name: msgspec.json.Decoder(struct) for name, struct in SYSTEM.items()}
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 
@@ -489,21 +492,21 @@ _OBJECT = msgspec.json.Decoder(dict[str, Any])
 def decode(line: bytes) -> Wire | GenericMessage | None:
     """The typed message of one line; None when the line is not a JSON object."""
     try:
-        message: Wire = _TOP.decode(line)
+        message: Wire = decode_top(line)
         if type(message) is SystemMessage:
             decoder = _SYSTEM.get(message.subtype)
             if decoder is None:
                 return _generic(_OBJECT.decode(line))
             message = decoder.decode(line)
         return message
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNEXPECTED:
         return _decode_leniently(line)
 
 
 def _decode_leniently(line: bytes) -> Wire | GenericMessage | None:
     try:
         fields = _OBJECT.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNEXPECTED:
         return _repair_utf8(line)
     return _from_fields(fields)
 

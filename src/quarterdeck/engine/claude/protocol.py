@@ -119,11 +119,14 @@ class ClaudeProtocol:
             self._parts, self._held = [], 0
         lines = data.split(b"\n")
         self._hold(lines.pop())
-        limit, hot = self.max_line, self.mapper.hot
+        limit, hot, decode = self.max_line, self.mapper.hot, m.decode_top
         for line in lines:
             if len(line) > limit:
                 raise LineTooLong(len(line), limit)
-            message = m.decode(line)
+            try:
+                message = decode(line)
+            except m.UNEXPECTED:
+                message = m.decode(line)
             event = hot(message, line, now)
             if event is not None:
                 events.append(event)
@@ -150,6 +153,8 @@ class ClaudeProtocol:
     def _take(
         self, message: Any, line: bytes, now: float, events: list[ev.Event], calls: list[Call]
     ) -> None:
+        if type(message) is m.SystemMessage:
+            message = m.decode(line)
         if message is None:
             if line.strip():
                 events.append(self.mapper.make(ev.Unknown, now, line, None, None, "not_json", None))

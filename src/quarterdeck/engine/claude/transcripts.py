@@ -11,7 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -211,9 +211,10 @@ def repair(line: bytes) -> bytes | None:
 
 
 def parse_time(text: str | None) -> float | None:
-    """An ISO time as Unix seconds; None when it is none."""
+    """An ISO time (UTC unless it says otherwise) as Unix seconds; None when it is none."""
     try:
-        return datetime.fromisoformat(text or "").timestamp()
+        time = datetime.fromisoformat(text or "")
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, OSError):
         return None
 

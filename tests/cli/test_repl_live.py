@@ -22,7 +22,7 @@ from .conftest import Agent
 
 pytestmark = pytest.mark.live
 MakeAgent = Callable[..., Agent]
-_FORWARD = re.compile(r"\x1b\[(\d*)C")
+_FORWARD = re.compile(r"(\x08*)\x1b\[(\d*)C")
 _STYLES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[=>()][0-9A-B]?)")
 
 
@@ -72,7 +72,9 @@ class Terminal:
 
 def _plain(data: bytes) -> str:
     """What a person reads; spaces at a line's end are drawn as movements of the cursor."""
-    text = _FORWARD.sub(lambda m: " " * int(m[1] or 1), data.decode("utf-8", "replace"))
+    text = _FORWARD.sub(
+        lambda m: " " * (int(m[2] or 1) - len(m[1])), data.decode("utf-8", "replace")
+    )
     return _STYLES.sub("", text)
 
 
@@ -133,13 +135,16 @@ def test_permission_is_asked_with_the_change(agent: MakeAgent, terminal: MakeTer
     assert "yes.txt" in shown
     assert "+one" in shown
     screen.type("what\r")
+    screen.wait_for("answer y, n or a")
     screen.wait_for("[n]o: ")
     screen.type("y\r")
-    assert "no.txt" in screen.wait_for("[n]o: ")
+    screen.wait_for("no.txt")
+    screen.wait_for("[n]o: ")
     screen.type("n\r")
     screen.wait_for("reason")
     screen.type("not this one\r")
-    assert "$ touch made" in screen.wait_for("[n]o: ")
+    screen.wait_for("$ touch made")
+    screen.wait_for("[n]o: ")
     screen.type("y\r")
     screen.wait_for("That is all.")
     screen.wait_for("> ")
@@ -148,6 +153,27 @@ def test_permission_is_asked_with_the_change(agent: MakeAgent, terminal: MakeTer
     assert (run.cli.cwd / "yes.txt").read_text() == "one\ntwo\n"
     assert not (run.cli.cwd / "no.txt").exists()
     assert (run.cli.cwd / "made").exists()
+
+
+def test_what_was_typed_before_the_question_does_not_answer_it(
+    agent: MakeAgent, terminal: MakeTerminal
+) -> None:
+    bash = {"tools": [{"name": "Bash", "input": {"command": "touch made"}}], "first_delay": 1}
+    run = agent(bash, {"text": "That is all."})
+    screen = terminal(run, "repl")
+    screen.type("make\r")
+    time.sleep(0.5)  # the turn runs, the question is not there yet
+    screen.type("y\ry\ry\r")
+    screen.wait_for("$ touch made")
+    screen.wait_for("[n]o: ")
+    screen.type("n\r")
+    screen.wait_for("reason")
+    screen.type("\r")
+    screen.wait_for("That is all.")
+    screen.wait_for("> ")
+    screen.type("exit\r")
+    assert screen.end() == 0
+    assert not (run.cli.cwd / "made").exists()
 
 
 def test_always_is_asked_once(agent: MakeAgent, terminal: MakeTerminal) -> None:

@@ -178,7 +178,8 @@ def test_neither_prompt_nor_token_stands_in_the_engines_arguments(agent: MakeAge
     run = agent({"text": "slow", "first_delay": 1.5})
     process = start(run, "run", "a hidden prompt")
     try:
-        deadline, engines = time.monotonic() + 10, []
+        deadline = time.monotonic() + 10
+        engines: list[bytes] = []
         while time.monotonic() < deadline and not engines:
             seen = of_home(run.cli.home, "cmdline")
             engines = [s for s in seen if b"stream-json" in s]

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.gateway.gateway_client import anthropic_events, fold_anthropic
 
@@ -33,6 +33,7 @@ def stream(said: Answer, chunk: int | None = None, pings: int = 0) -> list[dict[
     return anthropic_events(b"".join(frame.data for frame in frames))
 
 
+@settings(deadline=None)
 @given(st.lists(blocks, max_size=4), st.none() | st.integers(1, 5), st.integers(0, 2))
 def test_a_stream_folds_to_the_message(
     content: list[dict[str, Any]], chunk: int | None, pings: int

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quarterdeck.errors import ProtocolError
@@ -110,6 +110,7 @@ def test_an_answer_that_is_not_streamed_breaks_in_the_middle() -> None:
     assert end == End("complete")
 
 
+@settings(deadline=None)
 @given(st.text(), st.none() | st.integers(1, 50))
 def test_chunks_are_the_text(text: str, size: int | None) -> None:
     found = list(chunks(text, size))

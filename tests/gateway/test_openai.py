@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.gateway.gateway_client import fold_openai, openai_events
 
@@ -42,6 +42,7 @@ def stream(
     return openai_events(b"".join(frame.data for frame in frames))
 
 
+@settings(deadline=None)
 @given(st.lists(blocks, max_size=4), st.none() | st.integers(1, 5), st.integers(0, 2))
 def test_a_stream_folds_to_the_completion(
     content: list[dict[str, Any]], chunk: int | None, pings: int

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quarterdeck.errors import ScriptError
@@ -110,6 +110,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(FIELDS)), json_values, max_size=4) | json_values)
 def test_anything_is_a_reply_or_a_script_error(value: Any) -> None:
     try:

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quarterdeck.errors import OptionError, ScriptError
@@ -153,6 +153,7 @@ def test_variables_are_checked(variables: Any) -> None:
         parse_script([], "script", variables)
 
 
+@settings(deadline=None)  # a busy machine, and yaml is imported late
 @given(st.text(alphabet="-[]{}:&*!|>'\"#%@,? \nabtext01", max_size=60))
 def test_any_text_is_a_script_or_a_script_error(text: str) -> None:
     for name in ("a.yaml", "a.json"):
@@ -160,6 +161,7 @@ def test_any_text_is_a_script_or_a_script_error(text: str) -> None:
             assert isinstance(parse_text(text, name), Script)
 
 
+@settings(deadline=None)  # a busy machine, and yaml is imported late
 @given(st.text())
 def test_text_without_references_stays_as_it_is(text: str) -> None:
     escaped = text.replace("${", "$${")

@@ -189,7 +189,7 @@ def test_worktrees_belong_together(catalog: Catalog, config: Path, tmp_path: Pat
 
     git("init", "-q")
     git("commit", "-q", "--allow-empty", "-m", "x")
-    git("worktree", "add", "-q", str(side))
+    git("worktree", "add", "-q", "-b", "side", str(side))
     simple(config, "in main", cwd=str(main), age=1)
     simple(config, "in side", cwd=str(side), age=2)
     simple(config, "elsewhere", cwd=str(tmp_path))
@@ -326,7 +326,7 @@ def test_a_session_that_went_away(catalog: Catalog, config: Path) -> None:
 
 
 @settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 @given(data=st.data())
 def test_no_file_raises_anything_else(catalog: Catalog, config: Path, data: st.DataObject) -> None:

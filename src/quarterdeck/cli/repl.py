@@ -203,6 +203,7 @@ class _Repl:
             self._screen.note(f"! denied, nobody can be asked: {tool_name}", "yellow")
             return Deny(_NOT_ASKED)
         async with self._asking:
+            _forget_typed_ahead()
             try:
                 if tool_name == "AskUserQuestion":
                     return await self._question(tool_input)
@@ -235,6 +236,7 @@ class _Repl:
                 case "n" | "no":
                     reason = (await self._ask("  reason (may be empty): ")).strip()
                     return Deny(reason) if reason else Deny("The user said no.")
+            self._screen.line("  answer y, n" + (" or a" if updates else ""), "dim")
 
     async def _question(self, tool_input: dict[str, Any]) -> Allow | Deny:
         from quarterdeck.session.decisions import Allow, Deny
@@ -300,6 +302,18 @@ def _keyboard() -> Ask:
         return typed
 
     return ask
+
+
+def _forget_typed_ahead() -> None:
+    """What was typed before a question was shown must not answer it."""
+    import termios
+
+    from prompt_toolkit.input import create_input
+    from prompt_toolkit.input.typeahead import clear_typeahead
+
+    with contextlib.suppress(OSError, termios.error):
+        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+    clear_typeahead(create_input())
 
 
 def history_file() -> Path | None:

@@ -1,4 +1,4 @@
-"""PURE. A turn's result as programs read it: `--json`, and the last line of `--stream-json`."""
+"""A turn's result as programs read it: `--json`, and the last line of `--stream-json`."""
 
 from __future__ import annotations
 

@@ -270,6 +270,8 @@ class Answerer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for server in self._servers.values():
+            await server.aclose()
 
 
 async def _constant(line: bytes) -> bytes:

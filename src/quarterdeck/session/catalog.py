@@ -136,13 +136,13 @@ class Catalog:
             for found in self._newest_first(folders):
                 if found.session_id.startswith(wanted.lower()):
                     infos.setdefault(found.session_id, self._info(found)[0])
-        if wanted == name:
+        if name and wanted == name:
             for info in self.list(cwd=cwd):
                 if name in (info.title, info.custom_title):
                     infos[info.engine_session_id] = info
         if not infos:
             raise SessionNotFound(
-                f"no session is called {name!r}", remedy="`quarterdeck sessions` lists them"
+                f"no session is called {name!r}", remedy="see `quarterdeck list`"
             )
         if len(infos) > 1:
             raise SessionAmbiguous(name, [f"{i.id} ({i.title})" for i in infos.values()])
@@ -153,7 +153,7 @@ class Catalog:
         if newest is None:
             raise SessionNotFound(
                 f"there is no session {session_id} below {self.config_dir}",
-                remedy="`quarterdeck sessions` lists them",
+                remedy="see `quarterdeck list`",
             )
         return self._info(newest)[0]
 

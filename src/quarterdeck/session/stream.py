@@ -186,7 +186,9 @@ class ClaudeStream:
         if process is None or self._ended.is_set():
             raise self._gone()
         # Shielded: a line cut in the middle by a cancelled caller would kill the engine.
-        await asyncio.shield(self._write_whole(process, line))
+        writing = asyncio.ensure_future(self._write_whole(process, line))
+        writing.add_done_callback(_look_at)
+        await asyncio.shield(writing)
 
     async def _write_whole(self, process: Process, line: bytes) -> None:
         async with self._writing:
@@ -329,6 +331,12 @@ class ClaudeStream:
         if not self._ended.is_set():
             self.events.close()  # nobody reads: let the reader come to the end of the pipe
             await self._ended.wait()
+
+
+def _look_at(task: asyncio.Future[None]) -> None:
+    """Its caller may be cancelled: then nobody else asks how it ended."""
+    if not task.cancelled():
+        task.exception()
 
 
 def write_files(directory: Path, files: Mapping[str, bytes]) -> None:

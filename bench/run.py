@@ -295,9 +295,8 @@ def main() -> int:
         "--only", default="", help="names that contain this word: " + ", ".join(BENCHES)
     )
     only = parser.parse_args().only
-    print(
-        f"machine: {os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}; peer: {PEER}"
-    )
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}"
+    print(f"machine: {machine}; peer: {PEER}")
     print(f"{'what':46} {'ours':>10} {'peer':>10} {'ratio':>7}  {'unit':12} ok  goal")
     failed = 0
     for name, bench in BENCHES.items():

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -81,10 +81,9 @@ class LocalHost:
         request = _request(program, argv, cwd, {**env, guard.MARK: mark})
         process = LocalProcess(mark)
         try:
-            await process._start(request)
-        except _StartFailed as failed:
-            await process.aclose()
-            raise _start_error(program, cwd, failed, process.stderr_tail) from None
+            failed = await process._start(request)
+            if failed is not None:
+                raise _start_error(program, cwd, failed, process.stderr_tail)
         except BaseException:
             await process.aclose()
             raise
@@ -190,8 +189,8 @@ class LocalProcess:
         finally:
             self._close_pipes()
 
-    async def _start(self, request: bytes) -> None:
-        """Hand the guard its request. Raises _StartFailed."""
+    async def _start(self, request: bytes) -> _Failure | None:
+        """Hand the guard its request; None once the program runs."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             await self._loop.sock_sendall(self._control, request)
         await self._answered.wait()
@@ -200,9 +199,9 @@ class LocalProcess:
         self._returned.set()
         if self._report.pid:
             self._loop.add_reader(self._stderr.fd, self._read_stderr)
-            return
+            return None
         await self.wait()
-        raise _StartFailed(*(self._report.failed or ("guard", 0)))
+        return _Failure(*(self._report.failed or ("guard", 0)))
 
     def _end(self, reason: str) -> None:
         """Tell the guard to kill the tree; only the first reason counts."""
@@ -427,13 +426,11 @@ class _Report:
 # -------------------------------------------------------------------------------- starting
 
 
-class _StartFailed(Exception):
+class _Failure(NamedTuple):
     """Where the start of the program stopped, and the error number there."""
 
-    def __init__(self, stage: str, number: int) -> None:
-        super().__init__(stage, number)
-        self.stage = stage
-        self.number = number
+    stage: str
+    number: int
 
 
 def _start_guard() -> tuple[subprocess.Popen[bytes], socket.socket, tuple[int, int, int]]:
@@ -485,7 +482,7 @@ def _enlarge(fd: int) -> None:
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
 
 
-def _start_error(program: str, cwd: str, failed: _StartFailed, stderr: str) -> EngineError:
+def _start_error(program: str, cwd: str, failed: _Failure, stderr: str) -> EngineError:
     reason = os.strerror(failed.number) if failed.number else "its process ended"
     if failed.stage == "guard":
         return EngineStartError(

@@ -109,6 +109,7 @@ def test_talking_and_exit(agent: MakeAgent, terminal: MakeTerminal) -> None:
     screen.wait_for("1 turns")
     screen.type(":nonsense\r")
     screen.wait_for("no such command")
+    screen.wait_for("> ")
     screen.type("again\x1b\rmore\r")
     screen.wait_for("Good evening.")
     screen.wait_for("> ")
@@ -242,6 +243,19 @@ def test_without_a_keyboard_lines_are_prompts_and_nothing_is_allowed(agent: Make
     assert "Two." in done.out
     assert "denied, nobody can be asked: Bash" in done.err
     assert not (run.cli.cwd / "made").exists()
+
+
+def test_term_ends_it_also_without_a_keyboard(agent: MakeAgent) -> None:
+    run = agent()
+    process = subprocess.Popen(
+        run.cli.argv("repl", *run.flags), cwd=run.cli.cwd, env={**run.cli.env, **run.env},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert b"Claude Code" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 143
+    process.communicate()
 
 
 def test_term_ends_it(agent: MakeAgent, terminal: MakeTerminal) -> None:

@@ -28,7 +28,8 @@ if "--version" in sys.argv:
 def put(**message):
     os.write(1, json.dumps(message).encode() + b"\\n")
 def reply(message):
-    put(type="control_response", response=dict(subtype="success", request_id=message["request_id"], response={{}}))
+    body = dict(subtype="success", request_id=message["request_id"], response={{}})
+    put(type="control_response", response=body)
 def turn(text):
     put(type="system", subtype="init", session_id="s", model="m")
     put(type="assistant", message=dict(id="m", content=[dict(type="text", text=text)]))

@@ -46,7 +46,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("history", "sessions:history", "What was said in a session.",
                 ("quarterdeck history 3f2a", "quarterdeck history 'login bug' -o json")),
         Command("search", "sessions:search", "Find text in sessions.",
-                ("quarterdeck search 'race condition'", "quarterdeck search TODO --all -o json")),
+                ("quarterdeck search 'race condition'", "quarterdeck search flaky --all -o json")),
         Command("export", "sessions:export", "A session as Markdown, JSON or HTML.",
                 ("quarterdeck export 3f2a --format html > session.html",)),
         Command("import", "sessions:import_session", "Take in a session file from elsewhere.",

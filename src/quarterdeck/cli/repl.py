@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -69,14 +71,18 @@ def repl(
         raise UsageError(
             f"there is no profile {profile!r}", remedy="leave it out, or use `default`"
         )
-    return asyncio.run(_Repl(engine or EngineOptions(), Screen()).go())
+
+    async def session() -> int:
+        return await _Repl(engine or EngineOptions(), Screen()).go()
+
+    return asyncio.run(session())
 
 
 class _Repl:
     def __init__(self, engine: EngineOptions, screen: Screen) -> None:
         self._screen = screen
         self._tty = sys.stdin.isatty()
-        self._ask: Ask = _keyboard() if self._tty else _plain_lines
+        self._ask: Ask = _keyboard() if self._tty else _plain_lines()
         self._asking = asyncio.Lock()
         self._options = to_options(engine, can_use_tool=self._decide)
         self._cwd = Path(self._options.cwd or Path.cwd())
@@ -272,11 +278,31 @@ async def _quietly(work: Awaitable[object]) -> None:
         await work
 
 
-async def _plain_lines(_: str) -> str:
-    line = await asyncio.to_thread(sys.stdin.readline)
-    if not line:
-        raise EOFError
-    return line
+def _plain_lines() -> Ask:
+    """Lines of standard input. The thread may wait for ever: it must not hold up the program's end."""
+    lines: asyncio.Queue[str] = asyncio.Queue(maxsize=1)
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        with contextlib.suppress(
+            RuntimeError, concurrent.futures.CancelledError
+        ):  # the loop is gone
+            line = "start"
+            while line:
+                line = sys.stdin.readline()
+                asyncio.run_coroutine_threadsafe(lines.put(line), loop).result()
+
+    reader = threading.Thread(target=read, daemon=True)
+
+    async def ask(_: str) -> str:
+        if reader.ident is None:
+            reader.start()
+        line = await lines.get()
+        if not line:
+            raise EOFError
+        return line
+
+    return ask
 
 
 def _keyboard() -> Ask:
@@ -288,6 +314,7 @@ def _keyboard() -> Ask:
     keys = KeyBindings()
 
     @keys.add("escape", "enter")
+    @keys.add("escape", "c-j")  # the same, typed before the prompt was there
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 

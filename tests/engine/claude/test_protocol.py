@@ -225,7 +225,8 @@ def test_blank_lines_are_nothing(line: bytes) -> None:
 
 
 def test_odd_fields_do_not_cost_the_result() -> None:
-    line = b'{"type":"result","subtype":"success","is_error":false,"duration_ms":1.5,"num_turns":"x","usage":[]}'
+    odd = b'"duration_ms":1.5,"num_turns":"x","usage":[]'
+    line = b'{"type":"result","subtype":"success","is_error":false,' + odd + b"}"
     end = receive(line)[0][-1]
     assert isinstance(end, ev.TurnEnded)
     assert (end.duration_ms, end.num_turns) == (1, 0)

@@ -141,9 +141,7 @@ class Catalog:
                 if name in (info.title, info.custom_title):
                     infos[info.engine_session_id] = info
         if not infos:
-            raise SessionNotFound(
-                f"no session is called {name!r}", remedy="see `quarterdeck list`"
-            )
+            raise SessionNotFound(f"no session is called {name!r}", remedy="see `quarterdeck list`")
         if len(infos) > 1:
             raise SessionAmbiguous(name, [f"{i.id} ({i.title})" for i in infos.values()])
         return next(iter(infos.values()))

@@ -11,6 +11,8 @@ ONLY    ?=#        name of one benchmark
 WORKERS ?= 2#      test processes; 0 runs the tests in one
 
 UV_VERSION := 0.13.8
+ENGINES    := $(CURDIR)/node_modules/.bin
+OFFLINE    := $(BIN)/python tools/offline.py
 VENV   := .venv
 BIN    := $(VENV)/bin
 CLAUDE := node_modules/@anthropic-ai/claude-code
@@ -23,10 +25,10 @@ help: ## list the targets
 setup: .cache/package .cache/engines ## install everything into this folder (a second run does nothing)
 
 demo: setup ## watch Quarterdeck drive the real engine against the scripted model (ARGS=...)
-	@$(BIN)/quarterdeck demo $(ARGS)
+	@PATH="$(ENGINES):$$PATH" $(OFFLINE) $(BIN)/quarterdeck demo $(ARGS)
 
 test: setup ## run the tests (ARGS="-k name tests/engine", WORKERS=0 for one process)
-	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	@PATH="$(ENGINES):$$PATH" $(OFFLINE) $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 check: setup ## lint, formatting, types, layering and the rules of the repository
 	$(BIN)/ruff check .
@@ -39,7 +41,7 @@ format: setup ## put all Python into the one format, and fix what ruff can fix
 	$(BIN)/ruff format .
 
 bench: setup ## measure (ONLY=name for one benchmark, ARGS=...)
-	@$(BIN)/python bench/run.py $(if $(ONLY),--only $(ONLY)) $(ARGS)
+	@PATH="$(ENGINES):$$PATH" $(BIN)/python bench/run.py $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 docs: setup ## build the documentation into site/; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -70,7 +70,8 @@ def test_a_session_of_a_running_engine_is_refused(tmp_path: Path) -> None:
 def test_a_file_left_by_a_dead_engine_does_not_count(tmp_path: Path) -> None:
     registry = tmp_path / "sessions"
     registry.mkdir()
-    record = {"pid": os.getpid(), "sessionId": "abc", "procStart": "1"}
-    (registry / "2.json").write_text(json.dumps(record))
+    for number, pid in enumerate([os.getpid(), 2**40, -1, "1"]):
+        record = {"pid": pid, "sessionId": "abc", "procStart": "1"}
+        (registry / f"{number}.json").write_text(json.dumps(record))
     lock.check_engine_registry(tmp_path, "abc")
     lock.check_engine_registry(tmp_path / "missing", "abc")

@@ -72,18 +72,18 @@ def claude_program(executable: str | None = None, env: Mapping[str, str] | None 
     env = os.environ if env is None else env
     path = find_claude(executable, env)
     version = cached_version(path, env)
-    program = Program("claude-code", path, version)
-    if parse_version(version) is None:
+    numbers = parse_version(version)
+    if numbers is None:
         raise EngineVersionError(
             f"{path} did not say its version but {version[:80]!r}",
             remedy=f"is it Claude Code? install it: npm install -g {CLAUDE_PACKAGE}",
         )
-    if not CLAUDE_FLOOR <= program.numbers < (3, 0, 0):
+    if not CLAUDE_FLOOR <= numbers < (3, 0, 0):
         raise EngineVersionError(
             f"Claude Code {version} at {path}; Quarterdeck drives 2.x",
             remedy=f"npm install -g {CLAUDE_PACKAGE}@{CLAUDE_TESTED}",
         )
-    return program
+    return Program("claude-code", path, ".".join(map(str, numbers)))
 
 
 def cached_version(path: str, env: Mapping[str, str]) -> str:

@@ -86,7 +86,7 @@ def check_engine_registry(config_dir: Path, engine_session_id: str) -> None:
 def _is_alive(pid: int, start: object) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass

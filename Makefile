@@ -12,9 +12,9 @@ WORKERS ?= 2#      test processes; 0 runs the tests in one
 
 UV_VERSION := 0.13.8
 ENGINES    := $(CURDIR)/node_modules/.bin
-OFFLINE    := $(BIN)/python tools/offline.py
 VENV   := .venv
 BIN    := $(VENV)/bin
+OFFLINE    := $(BIN)/python tools/offline.py
 CLAUDE := node_modules/@anthropic-ai/claude-code
 
 .PHONY: help setup demo test check format bench docs clean

@@ -98,7 +98,7 @@ class _Demo:
         self._screen.line("Quarterdeck demo: an agent repairs a failing test, offline", "bold")
         self._explain(
             "REAL",
-            f"Claude Code {program.version.split()[0]} and its tools; git; the test; the policy",
+            f"Claude Code {program.version} and its tools; git; the test; the policy",
         )
         self._explain("SCRIPTED", "the model: what it says is written in demo.yaml")
         self._prepare()

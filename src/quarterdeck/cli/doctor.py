@@ -158,7 +158,7 @@ def _claude(engine_path: str | None, env: Mapping[str, str]) -> Check:
         program = engines.claude_program(engine_path, env)
     except EngineError as error:
         return Check("claude", "fail", error.message, error.remedy)
-    version = program.version.split()[0]
+    version = program.version
     detail = f"Claude Code {version} at {program.path}"
     if version != engines.CLAUDE_TESTED:
         detail += f" (tested with {engines.CLAUDE_TESTED})"

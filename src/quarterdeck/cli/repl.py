@@ -118,7 +118,7 @@ class _Repl:
             loop.remove_signal_handler(signal.SIGTERM)
 
     def _banner(self, client: Client) -> None:
-        version = client.program.version.split()[0] if client.program is not None else ""
+        version = client.program.version if client.program is not None else ""
         self._screen.line(f"Claude Code {version} in {self._cwd}; :help, exit", "dim")
         if not self._tty:
             self._screen.note("no keyboard: what needs permission will be denied", "yellow")

@@ -105,7 +105,7 @@ def test_switches_of_the_environment() -> None:
         ("agent", {"agent": "y", "agents": {"x": {"description": "d", "prompt": "p"}}}),
         ("settings", {"settings": {"a": object()}}),
     ],
-    ids=str,
+    ids=["bypass", "betas", "agents", "agent", "settings"],
 )
 def test_what_claude_code_cannot_do_is_refused(field: str, options: dict[str, Any]) -> None:
     with pytest.raises(OptionError) as caught:

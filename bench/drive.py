@@ -103,7 +103,12 @@ async def peer_connect(cli: str, url: str, token: str, home: str) -> dict[str, A
 async def ours_hang(cli: str, url: str, token: str, home: str) -> dict[str, Any]:
     import quarterdeck as qd
 
-    options = {"executable": cli, "auth": qd.Gateway(url, token), "config_dir": home, "cwd": home}
+    options: dict[str, Any] = {
+        "executable": cli,
+        "auth": qd.Gateway(url, token),
+        "config_dir": home,
+        "cwd": home,
+    }
     async with qd.Client(allow=["Bash"], **options) as client:
         print(json.dumps({"pid": client.pid}), flush=True)
         await client.turn("go")

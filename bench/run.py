@@ -25,6 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import bench_catalog
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PEER = "claude-agent-sdk"
@@ -89,7 +91,7 @@ def engine() -> str | None:
 def rate(env: dict[str, str], cli: str, side: str, kind: str, count: int) -> float:
     """Median messages per second of three runs."""
     runs = [drive(env, side, "stream", kind, str(count), cli) for _ in range(3)]
-    return statistics.median(r["seen"] / r["seconds"] for r in runs)
+    return statistics.median(float(r["seen"] / r["seconds"]) for r in runs)
 
 
 def bench_throughput() -> Iterator[Row]:
@@ -207,9 +209,7 @@ def bench_orphans() -> Iterator[Row]:
             with subprocess.Popen(
                 args, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             ) as host:
-                wait_for(
-                    lambda home=home: any("sleep 297" in c for c in of_home(home).values()), 30
-                )
+                wait_for("sleep 297", home, 30)
                 host.send_signal(signal.SIGKILL)
             time.sleep(3)
             remaining = of_home(home)
@@ -239,9 +239,9 @@ def of_home(home: Path) -> dict[int, str]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+def wait_for(command: str, home: Path, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not any(command in c for c in of_home(home).values()):
         if time.monotonic() > deadline:
             raise TimeoutError("the Bash call did not start")
         time.sleep(0.05)
@@ -270,19 +270,16 @@ def bench_start() -> Iterator[Row]:
     yield row("quarterdeck --help", round(shown), None, "ms", "< 300 ms", shown < 300)
 
 
-def bench_catalog() -> Iterator[Row]:
-    sys.path.insert(0, str(HERE))
-    import bench_catalog as catalog
-
-    yield catalog.bench_list()
-    yield from catalog.bench_tail()
+def bench_sessions() -> Iterator[Row]:
+    yield bench_catalog.bench_list()
+    yield from bench_catalog.bench_tail()
 
 
 BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "throughput": bench_throughput,
     "big-line": bench_big_line,
     "gigabyte": bench_gigabyte,
-    "catalog": bench_catalog,
+    "catalog": bench_sessions,
     "connect": bench_connect,
     "orphans": bench_orphans,
     "start": bench_start,

@@ -37,7 +37,7 @@ HOSTILE_VALUES = ["--dangerously-skip-permissions", "-p", "--settings={}", "x\n-
 def test_values_do_not_become_flags(field: str, value: str) -> None:
     """Attack 8: flag injection through options."""
     with pytest.raises(OptionError):
-        Client(**{field: value})
+        Client(None, **{field: value})
 
 
 async def test_a_prompt_does_not_become_a_flag(make: Make, model: ScriptedModel) -> None:

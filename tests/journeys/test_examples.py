@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ BASH = {"tools": [{"name": "Bash", "input": {"command": "echo one"}}]}
 TOUCH = {"tools": [{"name": "Bash", "input": {"command": "touch note.txt"}}]}
 STOCK = {"tools": [{"name": "mcp__shop__stock", "input": {"article": "lamp"}}]}
 
-SAID = {
+SAID: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
     "one_turn": ([{"text": "hello"}], ["hello"]),
     "conversation": (
         [BASH, {"text": "first"}, {"text": "second"}],
@@ -71,7 +72,7 @@ def test_the_readme(tmp_path: Path, engine: str) -> None:
     path = repo / "a.py"
     path.write_text("x = 1\n")
     edit = {"file_path": str(path), "old_string": "1", "new_string": "2"}
-    replies = [
+    replies: list[dict[str, Any]] = [
         {"tools": [{"name": "Read", "input": {"file_path": str(path)}}]},
         {"tools": [{"name": "Edit", "input": edit}]},
         {"text": "It is repaired."},

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -217,7 +218,7 @@ async def test_a_slow_consumer_holds_the_engine_back_but_not_control_calls(
 async def test_a_callback_may_await_a_control_call(fake: Fake) -> None:
     prompt = "turn('start')\n        for n in range(300): turn('x' * 1000)\n        result()"
     async with Client(executable=fake(prompt=prompt), queue_events=5, queue_bytes=5000) as client:
-        answers = []
+        answers: list[Any] = []
 
         async def ask(event: ev.Event) -> None:
             if len(answers) < 3:

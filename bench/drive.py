@@ -13,6 +13,7 @@ import os
 import resource
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ async def ours_connect(cli: str, url: str, token: str, home: str) -> dict[str, A
     return {"seconds": took}
 
 
-def peer_options(cli: str, url: str, token: str, home: str) -> Any:
+def peer_options(cli: str, url: str, token: str, home: str, tools: list[str]) -> Any:
+    """The peer with the flags that we use: without ours it would send an empty system prompt."""
     import claude_agent_sdk as sdk
 
     env = {
@@ -84,15 +86,16 @@ def peer_options(cli: str, url: str, token: str, home: str) -> Any:
     }  # fmt: skip
     return sdk.ClaudeAgentOptions(
         cli_path=cli, env=env, cwd=home, include_partial_messages=True, setting_sources=["user"],
-        strict_mcp_config=True, allowed_tools=["Bash"],
-        extra_args={"replay-user-messages": None},
+        strict_mcp_config=True, allowed_tools=tools,
+        system_prompt={"type": "preset", "preset": "claude_code"},
+        extra_args={"replay-user-messages": None, "session-id": str(uuid.uuid4())},
     )  # fmt: skip
 
 
 async def peer_connect(cli: str, url: str, token: str, home: str) -> dict[str, Any]:
     import claude_agent_sdk as sdk
 
-    client = sdk.ClaudeSDKClient(options=peer_options(cli, url, token, home))
+    client = sdk.ClaudeSDKClient(options=peer_options(cli, url, token, home, []))
     began = time.perf_counter()
     await client.connect()
     took = time.perf_counter() - began
@@ -118,7 +121,7 @@ async def ours_hang(cli: str, url: str, token: str, home: str) -> dict[str, Any]
 async def peer_hang(cli: str, url: str, token: str, home: str) -> dict[str, Any]:
     import claude_agent_sdk as sdk
 
-    async with sdk.ClaudeSDKClient(options=peer_options(cli, url, token, home)) as client:
+    async with sdk.ClaudeSDKClient(options=peer_options(cli, url, token, home, ["Bash"])) as client:
         print(json.dumps({}), flush=True)
         await client.query("go")
         async for _ in client.receive_response():

@@ -32,7 +32,6 @@ daemon that left both before the program ended escapes it.
 from __future__ import annotations
 
 import os
-import select
 import sys
 import time
 
@@ -40,6 +39,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any
 else:
     import _signal as signal
 
@@ -345,11 +345,13 @@ def _prepare(control: int) -> None:
 
 
 def _prctl(option: int, value: int) -> None:
-    import ctypes
+    # The bare extension: the package around it costs 3 ms and 1 MB, and all we need is one call.
+    import _ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
+    libc: Any = _ctypes.dlopen(None, 2)  # type: ignore[arg-type]  # 2: RTLD_NOW, of this process
+    address = _ctypes.dlsym(libc, "prctl")
+    if _ctypes.call_function(address, (option, value, 0, 0, 0)):
+        raise OSError(0, "prctl")
 
 
 def _watch_owner() -> int:
@@ -436,6 +438,8 @@ def _default_signals() -> None:
 
 def _serve(tree: Tree, control: int, wakeup: int, owner: int) -> bool:
     """Until the program ends (False) or the owner wants or needs it ended (True)."""
+    import select  # only now: the program has started in the meantime
+
     poll = select.poll()
     for fd in (control, wakeup, owner):
         if fd >= 0:
@@ -463,6 +467,8 @@ def _serve(tree: Tree, control: int, wakeup: int, owner: int) -> bool:
 
 
 def _drain(wakeup: int, seconds: float) -> None:
+    import select
+
     poll = select.poll()
     poll.register(wakeup, select.POLLIN)
     poll.poll(seconds * 1000)

@@ -32,6 +32,7 @@ from quarterdeck.errors import (
     UsageError,
 )
 from quarterdeck.host import Host
+from quarterdeck.localhost import LocalHost
 from quarterdeck.model import Boundary, Exit, RateLimit, new_id
 from quarterdeck.session import lock
 from quarterdeck.session.asks import Answerer
@@ -170,11 +171,7 @@ class Client(Controls):
 
     def host(self) -> Host:
         """Where the engine runs."""
-        if self.options.host is not None:
-            return self.options.host
-        from quarterdeck.localhost import LocalHost
-
-        return LocalHost()
+        return self.options.host or LocalHost()
 
     def _settle_ids(self, options: Options, cwd: Path, inherited: Mapping[str, str]) -> Options:
         """Choose and lock the engine's session id, so that it is known before the process exists."""

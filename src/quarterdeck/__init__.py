@@ -25,7 +25,7 @@ _HOME = {
         "Conversation", "resume_conversation", "Session", "create_session",
     ),
     "quarterdeck.session.options": ("Options",),
-    "quarterdeck.engine.options": ("Gateway", "Subscription"),
+    "quarterdeck.engine.options": ("Gateway", "SandboxSettings", "Subscription"),
     "quarterdeck.session.turns": ("TurnResult", "ToolActivity"),
     "quarterdeck.session.handle": ("TurnHandle",),
     "quarterdeck.session.handlers": ("EventHandlers",),
@@ -45,6 +45,7 @@ __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from quarterdeck.engine.options import Gateway as Gateway
+    from quarterdeck.engine.options import SandboxSettings as SandboxSettings
     from quarterdeck.engine.options import Subscription as Subscription
     from quarterdeck.errors import QuarterdeckError as QuarterdeckError
     from quarterdeck.model import Boundary as Boundary

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from quarterdeck.engine.options import Gateway, LaunchOptions, check
+from quarterdeck.engine.options import Gateway, LaunchOptions, SandboxSettings, check
 from quarterdeck.errors import OptionError
 
 ID = "5775075e-1f3c-4757-bc9f-e3cc3d3bfbc8"
@@ -48,6 +48,8 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("output_schema", {"output_schema": "{}"}),
     ("include_deltas", {"include_deltas": "no"}),
     ("auth", {"auth": "subscription"}),
+    ("sandbox", {"sandbox": {"enabled": True}}),
+    ("sandbox.deny_read", {"sandbox": SandboxSettings(deny_read="/etc")}),
 ]
 
 
@@ -98,3 +100,18 @@ def test_a_gateway_hides_its_token() -> None:
     assert "s3cret" not in repr(LaunchOptions(auth=gateway, env={"A": "s3cret"}))
     with pytest.raises(OptionError, match="token"):
         Gateway("http://127.0.0.1:8080", "a\nb")
+
+
+def test_sandbox_settings_take_the_engines_form() -> None:
+    made = SandboxSettings(
+        excluded_commands=["docker"], allowed_domains=["*.example.org"], allow_local_binding=False,
+        deny_read=["/etc/shadow"], ripgrep_command="rg",
+    )  # fmt: skip
+    assert made.to_settings() == {
+        "enabled": True,
+        "excludedCommands": ["docker"],
+        "network": {"allowedDomains": ["*.example.org"], "allowLocalBinding": False},
+        "filesystem": {"denyRead": ["/etc/shadow"]},
+        "ripgrep": {"command": "rg"},
+    }
+    assert SandboxSettings().to_settings() == {"enabled": True}

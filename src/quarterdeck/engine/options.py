@@ -59,6 +59,53 @@ class Gateway:
 Auth = Subscription | Gateway
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SandboxSettings:
+    """The engine's own sandbox around its shell commands; what it needs on the machine is its affair.
+
+    Paths are patterns of the engine; domains may begin with `*.`. None leaves the engine's default.
+    """
+
+    enabled: bool = True
+    excluded_commands: Sequence[str] = ()
+    """Commands that run outside the sandbox."""
+    allowed_domains: Sequence[str] = ()
+    allow_local_binding: bool | None = None
+    allow_managed_domains_only: bool | None = None
+    """Has an effect in managed settings only."""
+    allow_write: Sequence[str] = ()
+    deny_write: Sequence[str] = ()
+    deny_read: Sequence[str] = ()
+    ripgrep_command: str | None = None
+
+    def to_settings(self) -> dict[str, Any]:
+        """The `sandbox` object of the engine's settings. Raises OptionError for lists of other things."""
+        network = {
+            "allowedDomains": _texts("sandbox.allowed_domains", self.allowed_domains),
+            "allowLocalBinding": self.allow_local_binding,
+            "allowManagedDomainsOnly": self.allow_managed_domains_only,
+        }
+        filesystem = {
+            "allowWrite": _texts("sandbox.allow_write", self.allow_write),
+            "denyWrite": _texts("sandbox.deny_write", self.deny_write),
+            "denyRead": _texts("sandbox.deny_read", self.deny_read),
+        }
+        settings: dict[str, Any] = {
+            "enabled": self.enabled,
+            "excludedCommands": _texts("sandbox.excluded_commands", self.excluded_commands),
+            "network": {k: v for k, v in network.items() if v not in (None, [])},
+            "filesystem": {k: v for k, v in filesystem.items() if v},
+            "ripgrep": {"command": self.ripgrep_command} if self.ripgrep_command else None,
+        }
+        return {k: v for k, v in settings.items() if v not in (None, [], {})}
+
+
+def _texts(field: str, values: Sequence[str]) -> list[str]:
+    if isinstance(values, str) or not all(isinstance(v, str) and v.isprintable() for v in values):
+        raise OptionError(field, values, "must be a list of texts without control characters")
+    return list(values)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
     """How to start an engine. Sizes in bytes, times in seconds, money in US dollars.
@@ -107,8 +154,8 @@ class LaunchOptions:
     add_dirs: Sequence[str] = ()
     bypass_is_safe: bool = False
     """Needed for bypassPermissions: says that this process runs in a sandbox of its own."""
-    sandbox: Mapping[str, Any] | None = None
-    """The engine's own command sandbox (excludedCommands, network, filesystem, ripgrep)."""
+    sandbox: SandboxSettings | None = None
+    """The engine's own sandbox around its shell commands."""
 
     # limits
     max_turns: int | None = None
@@ -311,6 +358,10 @@ def _check_choices(options: LaunchOptions) -> None:
     for item in fields(options):
         if item.type == "bool" and not isinstance(getattr(options, item.name), bool):
             raise OptionError(item.name, getattr(options, item.name), "must be true or false")
+    if options.sandbox is not None:
+        if not isinstance(options.sandbox, SandboxSettings):
+            raise OptionError("sandbox", options.sandbox, "must be SandboxSettings")
+        options.sandbox.to_settings()
     if not isinstance(options.auth, Subscription | Gateway):
         raise OptionError("auth", options.auth, "must be Subscription() or Gateway(url, token)")
 

@@ -56,7 +56,7 @@ def compile_launch(
     argv += _other_flags(options)
     settings = dict(options.settings)
     if options.sandbox is not None:
-        settings["sandbox"] = dict(options.sandbox)
+        settings["sandbox"] = options.sandbox.to_settings()
     if settings:
         files["settings.json"] = _json(settings)
         argv.append(f"--settings={files_dir}/settings.json")

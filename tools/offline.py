@@ -47,7 +47,9 @@ def main() -> None:
     try:
         leave_the_network()
     except (OSError, AttributeError) as error:
-        print(f"note: no network namespace here ({error}); running with the network", file=sys.stderr)
+        print(
+            f"note: no network namespace here ({error}); running with the network", file=sys.stderr
+        )
     os.execvp(sys.argv[1], sys.argv[1:])
 
 

@@ -8,6 +8,7 @@ a recording. The image names no font server, unlike Rich's own template.
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -49,7 +50,7 @@ def record(command: list[str]) -> str:
 
 def main() -> None:
     target, *command = sys.argv[1:]
-    console = Console(record=True, width=COLUMNS, file=Path(os.devnull).open("w"))
+    console = Console(record=True, width=COLUMNS, file=io.StringIO())
     console.print(Text.from_ansi(f"$ {' '.join(command)}\n" + record(command)))
     template = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     template = template.replace("Fira Code", "ui-monospace, Menlo, Consolas, DejaVu Sans Mono")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from quarterdeck.engine.events import Event
-from quarterdeck.errors import UsageError
+from quarterdeck.errors import SessionClosed, UsageError
 from quarterdeck.model import Exit
 from quarterdeck.session import client as _client
 from quarterdeck.session import conversation as _conversation
@@ -69,16 +69,34 @@ class _Loop:
             return self._loop
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run on the loop and wait. Raises what the work raises; UsageError inside that loop."""
+        """Run on the loop and wait. Raises what the work raises; UsageError inside that loop.
+
+        When interrupted (KeyboardInterrupt), the work is cancelled and has ended before that goes on.
+        """
         if threading.current_thread() is self._thread:
             work.close()
             raise UsageError("a synchronous call inside an async callback would wait for itself")
-        future = asyncio.run_coroutine_threadsafe(work, self._running())
+        loop, done = self._running(), threading.Event()
+        tasks: list[asyncio.Task[T]] = []
+
+        def begin() -> None:
+            task = loop.create_task(work)
+            tasks.append(task)
+            task.add_done_callback(lambda _: done.set())
+
+        loop.call_soon_threadsafe(begin)
         try:
-            return future.result()
+            done.wait()
         except BaseException:
-            future.cancel()
+            # What it waited for tidies up first: a generator in the middle of that cannot be closed.
+            loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+            done.wait()
+            if not tasks[0].cancelled():
+                tasks[0].exception()
             raise
+        if tasks[0].cancelled():
+            raise SessionClosed("the program is ending")
+        return tasks[0].result()
 
     def iterate(self, events: AsyncIterator[T]) -> Iterator[T]:
         """An async iterator as a plain one; leaving early closes it."""
@@ -213,6 +231,14 @@ class Client(_Face):
         """Start the engine; see the async Client for what it raises."""
         _LOOP.call(self._inner.connect())
         return self
+
+    def follow(self, handle: TurnHandle) -> Iterator[Event]:
+        """The events of a turn to its end; leaving early interrupts it."""
+        return _LOOP.iterate(self._inner.follow(handle._handle))
+
+    def batches(self, handle: TurnHandle) -> Iterator[Sequence[Event]]:
+        """Like `follow`, as many events at once as have come."""
+        return _LOOP.iterate(self._inner.batches(handle._handle))
 
     def events(self) -> Iterator[Event]:
         """Every event of the session from now on."""

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from quarterdeck import Allow, Client, Conversation
+from quarterdeck import Allow, Client, Conversation, sync
 from quarterdeck.engine import events as ev
 from quarterdeck.errors import (
-    EngineDied,
     EngineWedged,
-    SessionBusy,
     SessionClosed,
     SessionError,
 )
-from quarterdeck.session import client as client_module
 from quarterdeck.session import lock
+from quarterdeck.session.handle import TurnHandle
 
 ENGINE = f"""#!{sys.executable} -IS
 import json, os, sys, time
@@ -47,7 +49,7 @@ def ask(number, **more):
     request = dict(subtype="can_use_tool", tool_name="Bash", input=dict(command="x"), tool_use_id="t")
     return dict(type="control_request", request_id="ask%d" % number, request=dict(request, **more))
 ABORTED = result(subtype="error_during_execution", is_error=True, terminal_reason="aborted_tools")
-SESSION = next((a[13:] for a in sys.argv if a.startswith("--session-id=")), "s")
+SESSION = next(a.partition("=")[2] for a in sys.argv if a[:9] in ("--session", "--resume="))
 START
 for line in sys.stdin:
     message = json.loads(line)
@@ -122,9 +124,7 @@ async def test_first_calls_at_the_same_time(fake: Fake) -> None:
 
 async def test_everybody_who_connects_hears_of_the_failure(fake: Fake) -> None:
     client = Client(executable=fake(start="sys.exit(7)"))
-    first, second = await asyncio.gather(
-        client.connect(), client.connect(), return_exceptions=True
-    )
+    first, second = await asyncio.gather(client.connect(), client.connect(), return_exceptions=True)
     assert isinstance(first, Exception)
     assert isinstance(second, Exception)
     assert not isinstance(second, AssertionError)
@@ -165,7 +165,7 @@ async def test_cancelled_while_it_takes_the_lock(
         taken.append(session)
         return acquire(engine, session, env)
 
-    monkeypatch.setattr(client_module.lock, "acquire", slow)
+    monkeypatch.setattr(lock, "acquire", slow)
     connecting = asyncio.create_task(Client(executable=fake()).connect())
     await asyncio.sleep(0.2)
     connecting.cancel()
@@ -206,11 +206,11 @@ async def test_closing_inside_a_permission_callback(fake: Fake) -> None:
         await client.close()
         return Allow()
 
-    client.options = client_module.replace(client.options, can_use_tool=decide)
+    client.options = replace(client.options, can_use_tool=decide)
     handle = await client.send("go")
     async with asyncio.timeout(15):
-        with pytest.raises((SessionClosed, EngineDied)):
-            await handle
+        assert (await handle).boundary.kind == "interrupted"
+        await until(lambda: client.exit)
     assert gone(client)
 
 
@@ -219,10 +219,8 @@ async def test_a_permission_callback_that_will_not_be_cancelled(fake: Fake) -> N
 
     async def decide(name: str, tool_input: dict[str, Any], context: Any) -> Allow:
         while not over.is_set():
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 await over.wait()
-            except asyncio.CancelledError:
-                pass
         return Allow()
 
     executable = fake("lines(init(), echo(message), ask(1))")
@@ -253,23 +251,22 @@ async def test_closing_inside_an_event_callback_is_quick(fake: Fake) -> None:
 
 
 async def test_the_last_events_reach_who_listens(fake: Fake) -> None:
-    client = await Client(executable=fake()).connect()
+    notice = "time.sleep(0.02); lines(dict(type='system', subtype='informational', content='x'))"
+    client = await Client(executable=fake(f"{ONE}\n        for n in range(9): {notice}")).connect()
     seen: list[ev.Event] = []
 
     async def listen() -> None:
-        async for event in client.events():
-            seen.append(event)
-            await asyncio.sleep(0.02)
+        seen.extend([event async for event in client.events()])
 
-    client.handlers.on_message(lambda event: time.sleep(0.2))
     listening = asyncio.create_task(listen())
-    await asyncio.sleep(0)
-    await client.send("go")
-    await asyncio.sleep(0.1)
+    client.handlers.on("notice", lambda event: time.sleep(0.1))
+    assert (await client.turn("go")).ok
+    await asyncio.sleep(0.2)
     await client.close()
     async with asyncio.timeout(5):
         await listening
     assert isinstance(seen[-1], ev.SessionEnded)
+    assert sum(isinstance(event, ev.Notice) for event in seen) == 9
 
 
 async def test_listening_to_a_session_that_is_over(fake: Fake) -> None:
@@ -293,44 +290,66 @@ async def test_listening_to_a_session_that_never_began(fake: Fake) -> None:
         await listening
 
 
-async def test_a_loop_that_ends_while_it_closes(fake: Fake) -> None:
+def test_a_loop_that_ends_while_it_closes(fake: Fake) -> None:
     """As `asyncio.run` does at the second Ctrl-C: every task is cancelled at once."""
-    ignoring = "import signal\nfor s in (1, 2, 15): signal.signal(s, signal.SIG_IGN)"
-    executable = fake(HANG, start=ignoring).replace("", "")
-    text = Path(executable).read_text().replace("sys.exit()\n        elif", "continue\n        elif")
-    Path(executable).write_text(text + "\ntime.sleep(60)\n")
-    client = await Client(executable=executable).connect()
-    mine = asyncio.current_task()
-    closing = asyncio.create_task(client.close())
-    await asyncio.sleep(0.5)
-    tasks = [t for t in asyncio.all_tasks() if t is not mine]
-    for task in tasks:
-        task.cancel()
-    done, pending = await asyncio.wait({closing}, timeout=8)
-    assert not pending
-    assert gone(client)
+    executable = Path(
+        fake(start="import signal\nfor s in (1, 2, 15): signal.signal(s, signal.SIG_IGN)")
+    )
+    code = executable.read_text().replace("sys.exit()\n        elif", "continue\n        elif")
+    executable.write_text(code + "\ntime.sleep(60)\n")
+
+    async def main() -> Client:
+        client = await Client(executable=str(executable)).connect()
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0.5)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            if task is not None:
+                task.cancel()
+        _, pending = await asyncio.wait({closing}, timeout=8)
+        assert not pending
+        return client
+
+    assert gone(asyncio.run(main()))
 
 
 # -- turns ------------------------------------------------------------------------------------------
 
 
 async def test_an_interrupt_by_a_reader_that_is_behind(fake: Fake) -> None:
-    prompt = "lines(init(), echo(message), *[text('%d' % n) for n in range(500)])"
+    prompt = (
+        "lines(init(), echo(message))\n"
+        "        for n in range(500): time.sleep(0.0005); lines(text('%d' % n))"
+    )
     client = Client(executable=fake(prompt), queue_events=20, settle_timeout=3.0)
     async with client:
         handle = await client.send("go")
         async for event in handle.stream():
             if isinstance(event, ev.Message) and event.role == "assistant":
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(1.0)
                 await handle.interrupt()
                 break
         assert (await handle).boundary.kind == "interrupted"
         assert client.is_open
 
 
+async def test_an_interrupt_while_a_callback_is_slow(fake: Fake) -> None:
+    client = Client(executable=fake(HANG), settle_timeout=0.3)
+
+    async def slow(event: ev.Event) -> None:
+        await asyncio.sleep(1.0)
+
+    client.handlers.on("turn_ended", slow)
+    async with client:
+        handle = await client.send("go")
+        await until(lambda: handle.state == "running")
+        await handle.interrupt()
+        assert (await handle).boundary.kind == "interrupted"
+        assert client.is_open
+
+
 async def test_the_next_turn_has_only_its_own_events(fake: Fake) -> None:
     async with Client(executable=fake()) as client:
-        handles = []
+        handles: list[TurnHandle] = []
 
         async def send_more(event: ev.Event) -> None:
             if len(handles) < 2:
@@ -352,7 +371,7 @@ async def test_a_late_interrupt_does_not_hit_the_next_turn(fake: Fake) -> None:
         "        if message['message']['content'] == 'first': lines(text('one'), result())"
     )
     async with Client(executable=fake(prompt)) as client:
-        second = []
+        second: list[TurnHandle] = []
 
         async def hold(event: ev.Event) -> None:
             if not second:
@@ -395,7 +414,8 @@ AUTO = "lines(init(), text('auto')); time.sleep(0.3); lines(result('auto'))"
 
 async def test_a_prompt_given_while_the_engine_takes_up_an_old_turn(fake: Fake) -> None:
     executable = fake("lines(init(), echo(message), text('mine'), result())", initialized=AUTO)
-    async with Client(executable=executable) as client:
+    old = "5775075e-1f3c-4757-bc9f-e3cc3d3bfbc8"
+    async with Client(executable=executable, resume=old) as client:
         first, second = await client.send("first"), await client.send("second")
         assert (await first).text == "mine"
         assert (await second).text == "mine"
@@ -428,6 +448,13 @@ async def test_a_time_limit_holds_for_a_prompt_that_nobody_reads(fake: Fake) -> 
             with pytest.raises(EngineWedged):
                 await handle
     assert gone(client)
+
+
+async def test_numbers_that_are_none(fake: Fake) -> None:
+    prompt = "lines(init(), echo(message), result(duration_ms='nan', duration_api_ms='inf'))"
+    async with Client(executable=fake(prompt)) as client:
+        result = await client.turn("go")
+        assert (result.ok, result.duration_ms) == (True, 0)
 
 
 async def test_leaving_a_stream_interrupts_before_it_returns(fake: Fake) -> None:
@@ -479,3 +506,38 @@ async def test_a_request_that_is_withdrawn_at_once(fake: Fake) -> None:
         assert (await client.turn("go")).ok
         await until(lambda: resolved)
         assert resolved[0].decision == "cancelled"
+
+
+# -- the synchronous face ---------------------------------------------------------------------------
+
+SYNC = """
+import sys
+from quarterdeck.engine import events as ev
+from quarterdeck.sync import query
+try:
+    for event in query("go", executable=sys.argv[1]):
+        if isinstance(event, ev.TurnStarted):
+            print("running", flush=True)
+except BaseException as error:
+    print(type(error).__name__, flush=True)
+"""
+
+
+def test_ctrl_c_in_a_synchronous_loop(fake: Fake) -> None:
+    command = [sys.executable, "-c", SYNC, fake(HANG)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "running\n"
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=8)
+        finally:
+            process.kill()
+    assert out == "KeyboardInterrupt\n"
+
+
+def test_following_a_turn_synchronously(fake: Fake) -> None:
+    with sync.Client(executable=fake()) as client:
+        events = list(client.follow(client.send("go")))
+    assert isinstance(events[-1], ev.TurnEnded)

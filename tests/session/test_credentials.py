@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 
+from quarterdeck import Client
+from quarterdeck.engine.claude.launch import compile_launch
 from quarterdeck.engine.options import LaunchOptions
-from quarterdeck.errors import CredentialRefused, OptionError
+from quarterdeck.errors import CredentialRefused, EngineNotFound, OptionError
 from quarterdeck.session.credentials import (
     check_credentials,
     child_environment,
+    config_dir,
     inherited_credentials,
     refused,
 )
+from quarterdeck.session.engines import find_claude
 
 CREDENTIALS = [
     "ANTHROPIC_API_KEY",
@@ -89,6 +93,53 @@ def test_settings_that_nobody_can_read_are_refused(content: bytes, tmp_path: Pat
     (tmp_path / "settings.json").write_bytes(content)
     with pytest.raises(OptionError, match="settings"):
         check_credentials(LaunchOptions(), {"CLAUDE_CONFIG_DIR": str(tmp_path)})
+
+
+@pytest.mark.parametrize("name", [".claude.json", ".config.json"])
+def test_the_global_state_counts_with_any_sources(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"env": {"ANTHROPIC_BASE_URL": "http://elsewhere"}}')
+    options = LaunchOptions(config_dir=str(tmp_path), setting_sources=())
+    with pytest.raises(CredentialRefused, match="json"):
+        check_credentials(options, {})
+
+
+def test_the_global_state_beside_the_directory(tmp_path: Path) -> None:
+    (tmp_path / ".claude.json").write_text('{"env": {"ANTHROPIC_API_KEY": "x"}}')
+    with pytest.raises(CredentialRefused, match="json"):
+        check_credentials(LaunchOptions(), {"HOME": str(tmp_path)})
+
+
+def test_the_settings_that_are_checked_are_those_the_engine_reads(tmp_path: Path) -> None:
+    for name in ("one", "repo/two", "two"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "repo/two/settings.json").write_text('{"apiKeyHelper": "x"}')
+    relative = LaunchOptions(cwd=str(tmp_path / "repo"), config_dir="two")
+    with pytest.raises(CredentialRefused, match=r"repo/two/settings\.json"):
+        check_credentials(relative, {})
+    both = LaunchOptions(
+        config_dir=str(tmp_path / "one"), env={"CLAUDE_CONFIG_DIR": str(tmp_path / "two")}
+    )
+    assert config_dir(both, {}) == tmp_path / "one"
+    launch = compile_launch(both, executable="claude", files_dir="", asks=False)
+    assert launch.env["CLAUDE_CONFIG_DIR"] == str(tmp_path / "one")
+
+
+async def test_settings_at_run_time_cannot_smuggle_either() -> None:
+    with pytest.raises(CredentialRefused, match="ANTHROPIC_BASE_URL"):
+        await Client().apply_flag_settings({"env": {"ANTHROPIC_BASE_URL": "http://elsewhere"}})
+
+
+@pytest.mark.parametrize("path", ["", ".", "bin"])
+def test_a_program_in_the_working_directory_is_not_found(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    for place in (tmp_path, tmp_path / "bin"):
+        (place / "claude").write_text("#!/bin/sh\n")
+        (place / "claude").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EngineNotFound):
+        find_claude(None, {"PATH": f"{path}:/nowhere", "HOME": "/nowhere"})
 
 
 def test_the_message_does_not_hold_the_value(tmp_path: Path) -> None:

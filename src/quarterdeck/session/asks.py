@@ -40,7 +40,18 @@ from quarterdeck.session.permissions import (
 
 log = logging.getLogger(__name__)
 
+DRAIN_SECONDS = 2.0
 NOBODY = "nobody is there to answer permission requests"
+
+Request = (
+    ev.PermissionAsked
+    | ev.QuestionAsked
+    | ev.Elicitation
+    | HookCalled
+    | McpCalled
+    | DialogAsked
+    | UnknownRequest
+)
 
 
 class Answerer:
@@ -81,14 +92,17 @@ class Answerer:
             return
         assert not isinstance(asked, ControlReply)
         request_id = asked.request_id
-        task = asyncio.get_running_loop().create_task(self._guarded(request_id, self._work(asked)))
+        if isinstance(asked, ev.PermissionAsked | ev.QuestionAsked):
+            # Now, for it may be withdrawn before the task has begun.
+            self._open[request_id] = self._request(asked)
+        task = asyncio.get_running_loop().create_task(self._guarded(asked))
         self._tasks[request_id] = task
         task.add_done_callback(lambda _: self._tasks.pop(request_id, None))
 
-    def _work(self, asked: Call) -> Coroutine[Any, Any, bytes | None]:
+    def _work(self, asked: Request) -> Coroutine[Any, Any, bytes | None]:
         match asked:
             case ev.PermissionAsked() | ev.QuestionAsked():
-                return self._permission(asked)
+                return self._permission(self._open[asked.request_id])
             case HookCalled():
                 return self._hook(asked)
             case McpCalled():
@@ -100,14 +114,13 @@ class Answerer:
             case UnknownRequest():
                 text = f"unsupported request: {asked.subtype}"
                 return _constant(control.failure(asked.request_id, text))
-        raise AssertionError(asked)
 
-    async def _guarded(self, request_id: str, work: Coroutine[Any, Any, bytes | None]) -> None:
+    async def _guarded(self, asked: Request) -> None:
+        request_id = asked.request_id
         try:
-            line = await work
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
+            line = await self._work(asked)
+        except (Exception, asyncio.CancelledError) as error:
+            _let_pass(error)
             log.exception("answering request %s failed", request_id)
             line = control.failure(request_id, f"the client failed: {error}")
         if line is not None:
@@ -118,9 +131,7 @@ class Answerer:
 
     # -- permissions --------------------------------------------------------------------------------
 
-    async def _permission(self, asked: ev.PermissionAsked | ev.QuestionAsked) -> bytes | None:
-        request = self._request(asked)
-        self._open[request.request_id] = request
+    async def _permission(self, request: PermissionRequest) -> bytes | None:
         try:
             by = await self._decide(request)
         finally:
@@ -194,7 +205,8 @@ class Answerer:
         """Ask the callback; empty when it defers."""
         try:
             decision = await call(callback, request.tool_name, request.input, request.context)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            _let_pass(error)
             log.exception("can_use_tool failed for %s", request.tool_name)
             request.settle(Deny(f"the permission callback failed: {error}"))
             return "callback error"
@@ -234,7 +246,8 @@ class Answerer:
                     self._options.permission_timeout,
                     call(self._options.on_elicitation, asked),
                 )
-            except Exception:
+            except (Exception, asyncio.CancelledError) as error:
+                _let_pass(error)
                 log.exception("on_elicitation failed for %s", asked.server)
                 answer = {"action": "cancel"}
         if not isinstance(answer, Mapping) or answer.get("action") not in (
@@ -250,7 +263,7 @@ class Answerer:
 
     def _cancel(self, request_id: str) -> None:
         """The engine no longer waits: whoever thinks about it is told."""
-        request = self._open.get(request_id)
+        request = self._open.pop(request_id, None)
         if request is not None and request.cancel():
             self._emit(
                 ev.PermissionResolved,
@@ -261,17 +274,30 @@ class Answerer:
             task.cancel()
 
     async def drain(self, reason: str) -> None:
-        """Deny what is open and stop everything; returns when no task of ours is left."""
+        """Deny what is open and stop everything.
+
+        Returns when no task of ours is left, but does not wait long for code of the program that
+        goes on although it is cancelled, or itself waits for the end of the session.
+        """
         for request in self.waiting:
             request.settle(Deny(reason))
-        tasks = list(self._tasks.values())
+        tasks: list[asyncio.Task[None]] = list(self._tasks.values())
         if tasks:
             await asyncio.wait(tasks, timeout=0.2)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for server in self._servers.values():
-            await server.aclose()
+        tasks += [asyncio.create_task(server.aclose()) for server in self._servers.values()]
+        if tasks:
+            _, left = await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
+            if left:
+                log.error("%d callbacks go on although the session has ended", len(left))
+
+
+def _let_pass(error: BaseException) -> None:
+    """Raise a cancellation of this task again; one that a callback made up is its failure."""
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        raise error
 
 
 async def _constant(line: bytes) -> bytes:

@@ -124,7 +124,12 @@ class Subscription:
 
     def _drop(self) -> int:
         dropped, self._queue = self._queue, EventQueue(*self._queue._max)
+        self._queue.hurry(dropped._hurry)
         return dropped._events
+
+    def hurry(self, step: int) -> None:
+        """Count (+1) or discount (-1) somebody who cannot wait for this reader."""
+        self._queue.hurry(step)
 
     async def get(self) -> Sequence[Event] | None:
         """The next batch; None at the end."""

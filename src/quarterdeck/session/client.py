@@ -9,7 +9,7 @@ import sys
 import tempfile
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from typing import Any, Self
 from quarterdeck.clock import within
 from quarterdeck.engine import events as ev
 from quarterdeck.engine.claude import control
-from quarterdeck.engine.claude.launch import compile_launch
+from quarterdeck.engine.claude.launch import KILL_LADDER, compile_launch
 from quarterdeck.engine.claude.protocol import ClaudeProtocol
 from quarterdeck.errors import (
     EngineDied,
@@ -38,7 +38,12 @@ from quarterdeck.session import lock
 from quarterdeck.session.asks import Answerer
 from quarterdeck.session.backpressure import EventQueue, Subscription
 from quarterdeck.session.controls import AccountInfo, Controls, ModelInfo, SlashCommand, typed
-from quarterdeck.session.credentials import check_credentials, child_environment, config_dir
+from quarterdeck.session.credentials import (
+    check_credentials,
+    check_settings,
+    child_environment,
+    config_dir,
+)
 from quarterdeck.session.engines import Program, claude_program
 from quarterdeck.session.handle import TurnHandle, as_text
 from quarterdeck.session.handlers import EventHandlers
@@ -51,6 +56,7 @@ from quarterdeck.session.stream import ClaudeStream, remove_files, write_files
 from quarterdeck.session.turns import Totals, TurnFold, TurnResult
 
 CLIENT_APP = "quarterdeck"
+DUPLICATE_SECONDS = 1.0  # a turn begins within 0.1 s of its prompt's echo
 
 
 class Client(Controls):
@@ -90,39 +96,52 @@ class Client(Controls):
         self._finished: list[tuple[TurnHandle, TurnResult, int]] = []
         self._over: list[Subscription] = []
         self._seen = 0
+        self._turn = 0
+        self._in_turn = False
+        self._spoke = False
+        self._echoes = made.resume is not None or made.continue_last
         self._turns: list[TurnResult] = []
         self._index = 0
         self._keep_turns = True
         self._lock: lock.SessionLock | None = None
         self._files: Path | None = None
+        self._starting = asyncio.Lock()
         self._connected = False
         self._closed = False
+        self._ended = False
 
     # -- life ---------------------------------------------------------------------------------------
 
     async def connect(self) -> Self:
         """Check everything, start the engine and initialize it. Idempotent while open.
 
-        Raises OptionError, CredentialRefused, EngineNotFound, EngineVersionError, EngineStartError,
-        SessionNotFound, SessionBusy, PlatformUnsupported. On error, and when cancelled, nothing is
-        left running and nothing locked.
+        Several tasks may call it at once: one starts the engine, the others wait for that. Raises
+        OptionError, CredentialRefused, EngineNotFound, EngineVersionError, EngineStartError,
+        SessionNotFound, SessionBusy, SessionError, PlatformUnsupported, and SessionClosed when the
+        session was closed meanwhile or another task failed to start it. On error, and when
+        cancelled, nothing is left running and nothing locked.
         """
+        async with self._starting:
+            self._check_open()
+            if self._connected:
+                return self
+            if sys.platform == "win32":
+                raise PlatformUnsupported(remedy="use Linux (also under WSL) or macOS")
+            try:
+                await self._start()
+            except BaseException:
+                self._closed = True
+                self._finish_streams()
+                self._release()
+                raise
+            self._connected = True
+            self._dispatcher = asyncio.create_task(self._dispatch())
+            self._sender = asyncio.create_task(self._send_waiting())
+            return self
+
+    def _check_open(self) -> None:
         if self._closed:
             raise SessionClosed("the session is closed", remedy="make a new Client, with resume")
-        if self._connected:
-            return self
-        if sys.platform == "win32":
-            raise PlatformUnsupported(remedy="use Linux (also under WSL) or macOS")
-        self._connected = True
-        try:
-            await self._start()
-        except BaseException:
-            self._closed = True
-            self._release()
-            raise
-        self._dispatcher = asyncio.create_task(self._dispatch())
-        self._sender = asyncio.create_task(self._send_waiting())
-        return self
 
     async def _start(self) -> None:
         options, inherited = self.options, dict(os.environ)
@@ -131,7 +150,10 @@ class Client(Controls):
             raise OptionError("cwd", str(cwd), "is not a directory")
         check_credentials(options, inherited)
         self.program = await asyncio.to_thread(claude_program, options.executable, inherited)
-        options = await asyncio.to_thread(self._settle_ids, options, cwd, inherited)
+        options, engine_id = await asyncio.to_thread(_settle_ids, options, cwd, inherited)
+        self._check_open()
+        self.engine_session_id = engine_id
+        self._lock = lock.acquire("claude-code", engine_id, inherited)
         hooks = HookRegistry(options.hooks, clock=options.clock)
         external: dict[str, Mapping[str, Any]] = {}
         for name, server in options.mcp_servers.items():
@@ -173,31 +195,6 @@ class Client(Controls):
         """Where the engine runs."""
         return self.options.host or LocalHost()
 
-    def _settle_ids(self, options: Options, cwd: Path, inherited: Mapping[str, str]) -> Options:
-        """Choose and lock the engine's session id, so that it is known before the process exists."""
-        directory = config_dir(options, inherited)
-        if options.continue_last:
-            from quarterdeck.session.catalog import Catalog
-
-            newest = Catalog(config_dir=directory).latest(cwd)
-            if newest is None:
-                raise SessionNotFound(
-                    f"there is no session of {cwd} to continue",
-                    remedy="start one without --continue",
-                )
-            options = replace(options, continue_last=False, resume=newest.engine_session_id)
-        if options.resume is None or options.fork:
-            if options.session_id is None:
-                options = replace(options, session_id=str(uuid.uuid4()))
-            engine_id = options.session_id
-        else:
-            engine_id = options.resume
-            lock.check_engine_registry(directory, engine_id)
-        assert engine_id is not None
-        self.engine_session_id = engine_id
-        self._lock = lock.acquire("claude-code", engine_id, inherited)
-        return options
-
     def _release(self) -> None:
         remove_files(self._files)
         self._files = None
@@ -212,35 +209,46 @@ class Client(Controls):
         When cancelled, the processes are killed before the cancellation goes on.
         """
         first, self._closed = not self._closed, True
-        stream = self._stream
-        if not self._connected or stream is None:
+        if self._starting.locked() and self._stream is not None:
+            await self._stream.close(reason)
+        async with self._starting:
+            pass  # connect() has undone what it began
+        stream, dispatcher = self._stream, self._dispatcher
+        if stream is None or dispatcher is None:
+            self._finish_streams()
             return None
-        if first:
-            self._drop_waiting(SessionClosed("the session was closed before the turn began"))
-            if self._current is not None and stream.alive:
-                with contextlib.suppress(QuarterdeckError, TimeoutError):
-                    wait = min(5.0, self.options.settle_timeout)
-                    await within(self.options.clock, wait, self._settle_current())
         try:
+            if first:
+                self._drop_waiting(SessionClosed("the session was closed before the turn began"))
+                await self._settle_current(stream)
             self.exit = await stream.close(reason)
+        except asyncio.CancelledError:
+            await stream.close(reason, ladder=KILL_LADDER)
+            raise
         finally:
             if self._sender is not None:
                 self._sender.cancel()
-        if self._dispatcher is not None and asyncio.current_task() is not self._dispatcher:
-            for subscription in self._streams:
-                subscription.finish()
-            done, _ = await asyncio.wait({self._dispatcher}, timeout=5.0)
-            if not done:
-                self._dispatcher.cancel()
-                await asyncio.gather(self._dispatcher, return_exceptions=True)
-        self._release()
+        try:
+            if asyncio.current_task() is not dispatcher:
+                with self._hurry():
+                    done, _ = await asyncio.wait({dispatcher}, timeout=5.0)
+                if not done:
+                    dispatcher.cancel()
+                    await asyncio.wait({dispatcher}, timeout=2.0)
+        finally:
+            self._release()
         return self.exit
 
-    async def _settle_current(self) -> None:
-        handle, stream = self._current, self._stream
-        if handle is not None and stream is not None:
-            await stream.control("interrupt")
-            await asyncio.wait({handle._future})
+    async def _settle_current(self, stream: ClaudeStream) -> None:
+        """Interrupt the turn that runs, so that its record is read before the engine ends."""
+        handle = self._current
+        if handle is None or not stream.alive:
+            return
+        limit = min(5.0, self.options.settle_timeout)
+        with contextlib.suppress(QuarterdeckError, TimeoutError), self._hurry():
+            await within(self.options.clock, limit, stream.control("interrupt"))
+            if asyncio.current_task() is not self._dispatcher:
+                await within(self.options.clock, limit, asyncio.wait({handle._future}))
 
     async def __aenter__(self) -> Self:
         return await self.connect()
@@ -286,7 +294,8 @@ class Client(Controls):
         """Give a prompt and return at once; it runs when the turns before it are over.
 
         `keep=False` keeps no messages for the result: memory stays flat however much is printed.
-        `prompt_id` (a UUID) makes a repeated send harmless, also after a crash and resume. Raises
+        `prompt_id` (a UUID) makes a repeated send harmless, also after a crash and resume: a prompt
+        that the engine has had makes no turn, and ends as interrupted, its reason `duplicate`. Raises
         InvalidCommand, OptionError (attachments), QueueFull, SessionClosed, EngineDied.
         """
         await self._live()
@@ -296,8 +305,8 @@ class Client(Controls):
                 remedy="await a turn first, or raise Options.max_queued_prompts",
             )
         content = with_attachments(prompt, attachments)
-        prompt_id = prompt_id or str(uuid.uuid4())
-        line = control.user_message(content, uuid=prompt_id)
+        uuid_ = prompt_id or str(uuid.uuid4())
+        line = control.user_message(content, uuid=uuid_)
         self._index += 1
         options = self.options
         fold = TurnFold(
@@ -310,7 +319,8 @@ class Client(Controls):
         )
         fold.engine_session_id = self.engine_session_id or ""
         subscription = Subscription(options.queue_events, options.queue_bytes)
-        handle = TurnHandle(as_text(prompt), prompt_id, line, fold, subscription, self._interrupt)
+        handle = TurnHandle(as_text(prompt), uuid_, line, fold, subscription, self._interrupt)
+        handle._repeatable = prompt_id is not None
         self._waiting.append(handle)
         self._wake.set()
         return handle
@@ -343,28 +353,35 @@ class Client(Controls):
         Leaving the loop early interrupts the turn. Raises what `turn` raises.
         """
         handle = await self.send(prompt, attachments=attachments, keep=False)
-        async for batch in self.batches(handle):
-            for event in batch:
+        async with contextlib.aclosing(self.follow(handle)) as events:
+            async for event in events:
                 yield event
 
-    async def follow(self, handle: TurnHandle) -> AsyncIterator[ev.Event]:
+    async def follow(self, handle: TurnHandle) -> AsyncGenerator[ev.Event, None]:
         """The events of a turn to its end; leaving early interrupts it. Raises what `turn` raises."""
-        async for batch in self.batches(handle):
-            for event in batch:
-                yield event
+        async with contextlib.aclosing(self.batches(handle)) as batches:
+            async for batch in batches:
+                for event in batch:
+                    yield event
 
-    async def batches(self, handle: TurnHandle) -> AsyncIterator[Sequence[ev.Event]]:
+    async def batches(self, handle: TurnHandle) -> AsyncGenerator[Sequence[ev.Event], None]:
         """Like `follow`, as many events at once as have come: for those who handle a great many."""
         try:
-            async for batch in handle.batches():
-                yield batch
+            async with contextlib.aclosing(handle.batches()) as batches:
+                async for batch in batches:
+                    yield batch
             await handle
         finally:
             if not handle.done:
                 await asyncio.shield(self._interrupt_quietly(handle))
 
     async def events(self) -> AsyncIterator[ev.Event]:
-        """Every event of the session from now on, SessionEnded last; a slow consumer slows it down."""
+        """Every event of the session from now on, SessionEnded last; a slow consumer slows it down.
+
+        None when the session is over, or does not begin.
+        """
+        if self._ended:
+            return
         subscription = Subscription(self.options.queue_events, self.options.queue_bytes)
         subscription.claim()
         self._streams.append(subscription)
@@ -402,8 +419,7 @@ class Client(Controls):
         return dropped
 
     async def _live(self) -> ClaudeStream:
-        if self._closed:
-            raise SessionClosed("the session is closed", remedy="make a new Client, with resume")
+        self._check_open()
         if not self._connected:
             await self.connect()
         stream = self._stream
@@ -423,15 +439,21 @@ class Client(Controls):
             self._waiting.remove(handle)
             self._drop(handle, None)
             return dropped
-        limit = self.options.settle_timeout
-        await stream.control("interrupt", timeout=limit)
+        limit: float | None = None
+        if not self._read_to_its_end(handle, stream):
+            limit = self.options.settle_timeout
+            await stream.control("interrupt", timeout=limit)
         if asyncio.current_task() is self._dispatcher:
             return dropped  # a callback: the end of the turn comes after it
         try:
-            await within(self.options.clock, limit, asyncio.wait({handle._future}))
+            with self._hurry():
+                await within(self.options.clock, limit, asyncio.wait({handle._future}))
         except TimeoutError:
+            if self._read_to_its_end(handle, stream):
+                await asyncio.wait({handle._future})
+                return dropped
             error = EngineWedged(
-                f"the turn did not settle within {limit:.0f} s of its interrupt; the engine was ended",
+                f"the turn did not settle within {limit} s of its interrupt; the engine was ended",
                 stderr_tail=stream.stderr_tail,
                 remedy="resume the session by its id",
             )
@@ -439,6 +461,24 @@ class Client(Controls):
             await asyncio.wait({handle._future})
             raise error from None
         return dropped
+
+    def _read_to_its_end(self, handle: TurnHandle, stream: ClaudeStream) -> bool:
+        """Whether the record of a running turn has come, and only our own callbacks hold it up."""
+        mapper = stream.protocol.mapper
+        read = not mapper.in_turn and mapper.turn != self._turn
+        return read or handle is not self._current
+
+    @contextlib.contextmanager
+    def _hurry(self) -> Iterator[None]:
+        """Somebody waits for what comes last: no reader that is behind may hold it up."""
+        streams = tuple(self._streams)
+        for subscription in streams:
+            subscription.hurry(1)
+        try:
+            yield
+        finally:
+            for subscription in streams:
+                subscription.hurry(-1)
 
     async def _interrupt_quietly(self, handle: TurnHandle) -> None:
         with contextlib.suppress(QuarterdeckError):
@@ -478,22 +518,22 @@ class Client(Controls):
         while True:
             await self._wake.wait()
             self._wake.clear()
-            mapper = stream.protocol.mapper
-            if self._current is not None or mapper.in_turn or not self._waiting:
+            # A turn of the engine's own may be read already, and not dispatched yet.
+            busy = self._current is not None or stream.protocol.mapper.turn != self._turn
+            if busy or not self._waiting:
                 continue
             handle = self._waiting.popleft()
             self._current = handle
             handle._begin(self._seen)
             self._streams.append(handle._subscription)
             self._written.add(handle.uuid)
+            if self.options.turn_timeout is not None:
+                timer = self._time_out(handle, self.options.turn_timeout)
+                handle._timer = asyncio.create_task(timer)
             try:
                 await stream.write(handle._line)
             except QuarterdeckError as error:
                 self._fail_current(error)
-                continue
-            if self.options.turn_timeout is not None and not handle.done:
-                timer = self._time_out(handle, self.options.turn_timeout)
-                handle._timer = asyncio.create_task(timer)
 
     async def _dispatch(self) -> None:
         """Takes events in order: fold, callbacks, results, streams."""
@@ -549,11 +589,15 @@ class Client(Controls):
         assert stream is not None
         self._fail_current(stream._gone())
         self._drop_waiting(stream._gone())
-        for subscription in self._streams:
-            subscription.finish()
+        self._finish_streams()
         if stream.exit is not None:
             self.exit = stream.exit
         self._release()
+
+    def _finish_streams(self) -> None:
+        self._ended = True
+        for subscription in self._streams:
+            subscription.finish()
 
     def _fail_current(self, error: QuarterdeckError) -> None:
         handle, self._current = self._current, None
@@ -581,19 +625,55 @@ class Client(Controls):
                 old.release()
 
     def _on_turn_started(self, event: ev.TurnStarted) -> None:
+        self._in_turn, self._spoke = True, False
         self._echoed.clear()
         if self._current is None:
             self._stray = self._stray_fold()
 
     def _stray_fold(self) -> TurnFold:
         self._index += 1
-        return TurnFold(prompt="", index=self._index, session=self.session_id)
+        fold = TurnFold(
+            prompt="",
+            index=self._index,
+            session=self.session_id,
+            max_bytes=self.options.max_result_bytes,
+        )
+        fold.engine_session_id = self.engine_session_id or ""
+        return fold
 
     def _on_message(self, event: ev.Message) -> None:
         if event.replay:
             self._echoed.add(event.uuid)
+            handle = self._current
+            self._echoes = self._echoes or event.uuid in self._written
+            if handle is not None and handle.uuid == event.uuid and handle._repeatable:
+                if self._in_turn:
+                    handle._repeatable = False
+                elif handle._duplicate is None:
+                    handle._duplicate = asyncio.create_task(self._take_for_duplicate(handle))
+        elif event.role == "assistant" and event.parent is None and not event.synthetic:
+            self._spoke = True
+
+    async def _take_for_duplicate(self, handle: TurnHandle) -> None:
+        """An echo and no turn: the engine has had this prompt, and says no more about it."""
+        await self.options.clock.sleep(DUPLICATE_SECONDS)
+        stream = self._stream
+        if (
+            handle is not self._current
+            or stream is None
+            or stream.protocol.mapper.turn != self._turn
+        ):
+            return
+        self._current = None
+        self._written.discard(handle.uuid)
+        boundary = Boundary("interrupted", reason="duplicate")
+        handle._finish(handle._fold.partial(boundary, self.totals), self._seen)
+        handle._subscription.finish()
+        self._streams.remove(handle._subscription)
+        self._wake.set()
 
     def _on_turn_ended(self, event: ev.TurnEnded) -> None:
+        self._in_turn, self._turn, self._seen = False, event.turn, event.seq
         handle = self._current
         if handle is not None and self._belongs(event, handle):
             self._current = None
@@ -607,8 +687,9 @@ class Client(Controls):
         else:
             fold = self._stray or self._stray_fold()
             if handle is not None:
+                index = fold.index
                 fold, handle._fold = handle._fold, handle._fold.fresh()
-                fold.prompt = ""
+                fold.prompt, fold.index = "", index
             self._stray = None
             result = fold.result(event, self.totals)
         self._remember(result)
@@ -616,12 +697,15 @@ class Client(Controls):
     def _belongs(self, event: ev.TurnEnded, handle: TurnHandle) -> bool:
         """Whether this record ends the turn of our prompt.
 
-        The engine also makes turns of its own (a background task is done) and of injected prompts;
-        the echo of a prompt tells whose turn it is, where there is one.
+        The engine also makes turns of its own (a background task is done, an interrupted turn is
+        taken up again) and of injected prompts. The echo of a prompt tells whose turn it is; it comes
+        before the model's first message, but not in turns without the model.
         """
         if handle.uuid in self._echoed:
             return True
-        return not event.origin and not self._echoed & self._written
+        if event.origin or self._echoed & self._written:
+            return False
+        return not (self._spoke and self._echoes and self.options.echo_prompts)
 
     def _remember(self, result: TurnResult) -> None:
         if self._keep_turns:
@@ -643,9 +727,14 @@ class Client(Controls):
     async def control(
         self, subtype: str, fields: Mapping[str, Any] | None = None, *, timeout: float | None = None
     ) -> dict[str, Any]:
-        """See Controls.control. `initialize` cannot be sent again: its hooks would be ignored."""
+        """See Controls.control. `initialize` cannot be sent again: its hooks would be ignored.
+
+        Also raises CredentialRefused, for settings that a session cannot be started with either.
+        """
         if subtype == "initialize":
             raise UsageError("the session is initialized by connect()")
+        if subtype == "apply_flag_settings" and fields is not None:
+            check_settings(subtype, fields.get("settings"))
         stream = await self._live()
         return await stream.control(subtype, fields, timeout=timeout)
 
@@ -690,3 +779,23 @@ class Client(Controls):
     def _info(self, name: str) -> Sequence[Any]:
         value = self._stream.info.get(name) if self._stream is not None else None
         return value if isinstance(value, list) else ()
+
+
+def _settle_ids(options: Options, cwd: Path, inherited: Mapping[str, str]) -> tuple[Options, str]:
+    """Choose the engine's session id, so that it is known before the process exists. Blocking."""
+    directory = config_dir(options, inherited)
+    if options.continue_last:
+        from quarterdeck.session.catalog import Catalog
+
+        newest = Catalog(config_dir=directory).latest(cwd)
+        if newest is None:
+            raise SessionNotFound(
+                f"there is no session of {cwd} to continue",
+                remedy="start one without --continue",
+            )
+        options = replace(options, continue_last=False, resume=newest.engine_session_id)
+    if options.resume is not None and not options.fork:
+        lock.check_engine_registry(directory, options.resume)
+        return options, options.resume
+    engine_id = options.session_id or str(uuid.uuid4())
+    return replace(options, session_id=engine_id), engine_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,8 +86,9 @@ class Conversation:
     ) -> AsyncIterator[ev.Event]:
         """Give a prompt and yield its events as they come; the result stands in `turns` after."""
         handle = await self.client.send(prompt, attachments=attachments)
-        async for event in self.client.follow(handle):
-            yield event
+        async with contextlib.aclosing(self.client.follow(handle)) as events:
+            async for event in events:
+                yield event
 
     async def interrupt(self, *, drain: bool = False) -> tuple[str, ...]:
         """Stop the running turn; see TurnHandle.interrupt. Nothing happens before the first message."""
@@ -202,8 +204,9 @@ class Session:
         """The events of the prompts that were sent and not streamed yet."""
         while self._handles:
             handle = self._handles.pop(0)
-            async for event in self.conversation.client.follow(handle):
-                yield event
+            async with contextlib.aclosing(self.conversation.client.follow(handle)) as events:
+                async for event in events:
+                    yield event
 
     async def close(self) -> Exit | None:
         """End the session."""

@@ -46,7 +46,7 @@ _SETTINGS_KEYS = (
     "apiKeyHelper", "awsAuthRefresh", "awsCredentialExport", "gcpAuthRefresh", "otelHeadersHelper",
     "proxyAuthHelper",
 )  # fmt: skip
-_MAX_SETTINGS = 4 * 1024 * 1024  # bytes
+_MAX_SETTINGS = 64 * 1024 * 1024  # bytes; the global state of the engine grows with its projects
 
 
 def refused(name: str) -> bool:
@@ -76,17 +76,19 @@ def check_credentials(options: LaunchOptions, inherited: Mapping[str, str]) -> N
     for name in options.env:
         if refused(name):
             raise CredentialRefused("Options.env", name, remedy=_REMEDY)
-    _check_settings("Options.settings", options.settings)
-    if options.managed_settings is not None:
-        _check_settings("Options.managed_settings", options.managed_settings)
+    check_settings("Options.settings", options.settings)
+    check_settings("Options.managed_settings", options.managed_settings)
     for path in _settings_files(options, inherited):
-        _check_settings(str(path), _read_settings(path))
+        check_settings(str(path), _read_settings(path))
 
 
 _REMEDY = "remove it; to reach a model through a gateway use Options(auth=Gateway(url, token))"
 
 
-def _check_settings(where: str, settings: Mapping[str, Any]) -> None:
+def check_settings(where: str, settings: object) -> None:
+    """Raise CredentialRefused when settings hold a credential or redirect the engine."""
+    if not isinstance(settings, Mapping):
+        return
     for key in _SETTINGS_KEYS:
         if settings.get(key):
             raise CredentialRefused(where, key, remedy=_REMEDY)
@@ -98,8 +100,13 @@ def _check_settings(where: str, settings: Mapping[str, Any]) -> None:
 
 
 def _settings_files(options: LaunchOptions, inherited: Mapping[str, str]) -> Iterator[Path]:
+    directory = config_dir(options, inherited)
+    # The engine takes `env` of its global state too, whatever the setting sources are.
+    yield directory / ".config.json"
+    chosen = _chosen_config_dir(options, inherited)
+    yield (directory if chosen else directory.parent) / ".claude.json"
     if "user" in options.setting_sources:
-        yield config_dir(options, inherited) / "settings.json"
+        yield directory / "settings.json"
     root = Path(options.cwd or ".").absolute()
     if "project" in options.setting_sources:
         yield root / ".claude" / "settings.json"
@@ -108,15 +115,25 @@ def _settings_files(options: LaunchOptions, inherited: Mapping[str, str]) -> Ite
 
 
 def config_dir(options: LaunchOptions, inherited: Mapping[str, str] | None = None) -> Path:
-    """Claude Code's configuration directory for these options."""
+    """Claude Code's configuration directory for these options.
+
+    As for the engine, a relative one begins at the session's working directory.
+    """
     env = os.environ if inherited is None else inherited
-    chosen = (
-        options.config_dir or options.env.get("CLAUDE_CONFIG_DIR") or env.get("CLAUDE_CONFIG_DIR")
-    )
+    root = Path(options.cwd or ".").absolute()
+    chosen = _chosen_config_dir(options, env)
     if chosen:
-        return Path(chosen)
+        return root / chosen
     home = options.env.get("HOME") or env.get("HOME")
-    return (Path(home) if home else Path.home()) / ".claude"
+    return (root / home if home else Path.home()) / ".claude"
+
+
+def _chosen_config_dir(options: LaunchOptions, inherited: Mapping[str, str]) -> str | None:
+    return (
+        options.config_dir
+        or options.env.get("CLAUDE_CONFIG_DIR")
+        or inherited.get("CLAUDE_CONFIG_DIR")
+    )
 
 
 def _read_settings(path: Path) -> Mapping[str, Any]:
@@ -129,7 +146,7 @@ def _read_settings(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise OptionError("settings", str(path), f"cannot be read: {error.strerror}") from None
     if len(data) > _MAX_SETTINGS:
-        raise OptionError("settings", str(path), "is larger than 4 MiB")
+        raise OptionError("settings", str(path), "is larger than 64 MiB")
     try:
         value = json.loads(data.decode("utf-8-sig")) if data.strip() else {}
     except (ValueError, RecursionError):

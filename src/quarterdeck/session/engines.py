@@ -43,9 +43,13 @@ def find_claude(executable: str | None = None, env: Mapping[str, str] | None = N
     the working directory, whose content is not trusted. Raises EngineNotFound.
     """
     env = os.environ if env is None else env
+    # An empty or relative entry of PATH means the working directory.
+    search = os.pathsep.join(
+        d for d in env.get("PATH", "").split(os.pathsep) if Path(d).is_absolute()
+    )
     wanted = executable or env.get("QUARTERDECK_CLAUDE")
     if wanted:
-        found = shutil.which(wanted, path=env.get("PATH", ""))
+        found = shutil.which(wanted, path=search)
         if found is None:
             raise EngineNotFound(
                 f"Claude Code is not at {wanted!r}, or it cannot be executed",
@@ -53,7 +57,7 @@ def find_claude(executable: str | None = None, env: Mapping[str, str] | None = N
             )
         return str(Path(found).absolute())
     home = Path(env.get("HOME") or Path.home())
-    places = [shutil.which("claude", path=env.get("PATH", ""))]
+    places = [shutil.which("claude", path=search)]
     places += [str(home / ".local/bin/claude"), str(home / ".claude/local/claude")]
     for place in places:
         if place and os.access(place, os.X_OK) and Path(place).is_file():

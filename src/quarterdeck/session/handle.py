@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+import contextlib
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Sequence,
+)
 from typing import Any, Literal
 
 from quarterdeck.engine import events as ev
@@ -41,6 +49,8 @@ class TurnHandle:
         self._start_seq = 0
         self._end_seq: int | None = None
         self._timed_out = False
+        self._repeatable = False
+        self._duplicate: asyncio.Task[None] | None = None
         self._timer: asyncio.Task[None] | None = None
         self._future: asyncio.Future[TurnResult] = asyncio.get_running_loop().create_future()
 
@@ -72,11 +82,12 @@ class TurnHandle:
         that the first event is a Notice of kind `missed`. From then on a slow consumer slows the
         engine down. One consumer only.
         """
-        async for batch in self.batches():
-            for event in batch:
-                yield event
+        async with contextlib.aclosing(self.batches()) as batches:
+            async for batch in batches:
+                for event in batch:
+                    yield event
 
-    async def batches(self) -> AsyncIterator[Sequence[ev.Event]]:
+    async def batches(self) -> AsyncGenerator[Sequence[ev.Event], None]:
         """Like `stream`, as many events at once as have come."""
         subscription = self._subscription
         subscription.claim()
@@ -117,8 +128,9 @@ class TurnHandle:
 
     def _settle(self) -> None:
         self.state = "done"
-        if self._timer is not None:
-            self._timer.cancel()
+        for task in (self._timer, self._duplicate):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
 
 
 def as_text(prompt: object) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from quarterdeck.errors import OptionError, SessionBusy
+from quarterdeck.errors import OptionError, SessionBusy, SessionError
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _MAX_REGISTRY = 64 * 1024  # bytes of one live-process file
@@ -37,14 +37,21 @@ def acquire(
 ) -> SessionLock:
     """Take the lock of an engine's session.
 
-    Raises SessionBusy naming pid and start of the holder, OptionError for an id that is no file name.
+    Raises SessionBusy naming pid and start of the holder, OptionError for an id that is no file name,
+    SessionError when the state directory cannot be used.
     """
     if not _SAFE.match(engine_session_id) or not _SAFE.match(engine):
         raise OptionError("session_id", engine_session_id, "not an id")
     directory = state_dir(env) / "locks"
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = directory / f"{engine}-{engine_session_id}.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise SessionError(
+            f"the lock {path} cannot be taken: {error.strerror}",
+            remedy="let XDG_STATE_HOME name a directory that can be written",
+        ) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

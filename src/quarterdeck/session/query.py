@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -37,8 +38,8 @@ async def query(
     """
     async with Client(options, **changes) as client:
         handle = await client.send(prompt, attachments=attachments, keep=False)
-        async for batch in client.batches(handle):
-            for event in batch:
+        async with contextlib.aclosing(client.follow(handle)) as events:
+            async for event in events:
                 yield event
 
 

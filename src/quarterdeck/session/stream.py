@@ -18,7 +18,13 @@ from typing import Any
 
 from quarterdeck.clock import Clock, within
 from quarterdeck.engine import events as ev
-from quarterdeck.engine.claude.launch import STOP_LADDER, WEDGED_LADDER, Launch, Rung
+from quarterdeck.engine.claude.launch import (
+    KILL_LADDER,
+    STOP_LADDER,
+    WEDGED_LADDER,
+    Launch,
+    Rung,
+)
 from quarterdeck.engine.claude.protocol import Call, ClaudeProtocol, ControlReply, Received
 from quarterdeck.errors import (
     ControlError,
@@ -86,13 +92,19 @@ class ClaudeStream:
         """
         self._answerer = answerer
         try:
-            self._process = await host.spawn(launch.argv, cwd=cwd, env=env, mark=mark)
+            process = await host.spawn(launch.argv, cwd=cwd, env=env, mark=mark)
+            if self._closing:
+                await process.aclose()
+                raise self._gone()
+            self._process = process
             if on_stderr is not None:
                 self._process.on_stderr_line = on_stderr
             self._reader = asyncio.create_task(self._read())
             self.info = await self._initialize(launch, timeout)
+            if self._closing:
+                raise self._gone()
         except BaseException as error:
-            await self.close("start failed", ladder=WEDGED_LADDER[-1:])
+            await self.close("start failed", ladder=KILL_LADDER)
             if isinstance(error, EngineDied):
                 raise self._start_error() from None
             raise
@@ -223,6 +235,12 @@ class ClaudeStream:
     # -- reading ------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
+        try:
+            await self._read_to_the_end()
+        finally:
+            self._over()
+
+    async def _read_to_the_end(self) -> None:
         process, queue = self._process, self.events
         assert process is not None
         reason = ""
@@ -260,7 +278,7 @@ class ClaudeStream:
         self.events.put([self.protocol.event(kind, self._clock.now(), *fields)], 0)
 
     async def _finish(self, process: Process, reason: str) -> None:
-        """Standard output is at its end: verify that the process is too, and tell everybody."""
+        """Standard output is at its end: verify that the process is too."""
         try:
             if reason:
                 self.exit = await process.kill(reason)
@@ -272,6 +290,9 @@ class ClaudeStream:
             await self._answerer.drain("the session ended")
         self.emit(ev.SessionEnded, self.exit, self._closing, self.stderr_tail)
         await process.aclose()
+
+    def _over(self) -> None:
+        """Nothing more will come, also when the loop is ending and has cancelled the reader."""
         self._ended.set()
         for _, reply in self._replies.values():
             if not reply.done():
@@ -299,10 +320,10 @@ class ClaudeStream:
                     break
                 await self._step(process, rung, reason)
         finally:
-            if not self._ended.is_set():
+            if self.exit is None:
                 await asyncio.shield(self._give_up(process, reason))
         if self._reader is not None:
-            await asyncio.gather(self._reader, return_exceptions=True)
+            await asyncio.wait({self._reader})
         assert self.exit is not None
         return self.exit
 
@@ -325,7 +346,8 @@ class ClaudeStream:
 
     async def _give_up(self, process: Process, reason: str) -> None:
         log.warning("killing the engine (pid %s): %s", process.pid, reason)
-        await process.kill(reason)
+        ended = await process.kill(reason)
+        self.exit = self.exit or ended
         with contextlib.suppress(TimeoutError):
             await within(self._clock, 2.0, self._ended.wait())
         if not self._ended.is_set():

@@ -204,14 +204,16 @@ class TurnFold:
 
     def fresh(self) -> TurnFold:
         """An empty fold for the same prompt: what came so far was another turn's."""
-        return TurnFold(
+        fold = TurnFold(
             prompt=self.prompt,
-            index=self.index + 1,
+            index=self.index,
             session=self.session,
             keep=self.keep,
             keep_stream=self.keep_stream,
             max_bytes=self.max_bytes,
         )
+        fold.engine_session_id, fold.model = self.engine_session_id, self.model
+        return fold
 
     def add(self, event: ev.Event) -> None:
         """Fold one event in."""

@@ -212,9 +212,9 @@ def _environment(options: LaunchOptions, client_app: str) -> dict[str, str]:
         env["CLAUDE_CODE_MAX_RETRIES"] = str(options.max_retries)
     if options.request_timeout is not None:
         env["API_TIMEOUT_MS"] = str(int(options.request_timeout * 1000))
+    env.update(options.env)
     if options.config_dir is not None:
         env["CLAUDE_CONFIG_DIR"] = options.config_dir
-    env.update(options.env)
     if isinstance(options.auth, Gateway):
         env["ANTHROPIC_BASE_URL"] = options.auth.url
         env["ANTHROPIC_API_KEY"] = options.auth.token
@@ -283,6 +283,8 @@ STOP_LADDER = (
 )
 """How a session ends, gentlest first. A turn that runs is interrupted before the first rung, so that
 its result is read. `end_session` also kills the CLI's Bash children; the guard sweeps what is left."""
+
+KILL_LADDER = STOP_LADDER[-1:]
 
 WEDGED_LADDER = (Rung("SIGTERM", 1.0), Rung("kill", 5.0))
 """For a CLI that no longer answers: it ignores the end of its input too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -305,8 +306,8 @@ class Mapper:
             msg.api_error_status,
             tuple(msg.errors),
             msg.num_turns,
-            int(msg.duration_ms),
-            int(msg.duration_api_ms),
+            _whole(msg.duration_ms),
+            _whole(msg.duration_api_ms),
             _usage(msg.usage),
             {name: _model_usage(u) for name, u in msg.modelUsage.items()},
             msg.total_cost_usd,
@@ -506,6 +507,11 @@ _HANDLERS: dict[type, Callable[[Mapper, Any, bytes, float], Made]] = {
     m.KeepAlive: Mapper._nothing,
     m.GenericMessage: Mapper._generic,
 }
+
+
+def _whole(value: float) -> int:
+    """The lenient second decode also takes the words "nan" and "inf" for numbers."""
+    return int(value) if math.isfinite(value) else 0
 
 
 def _usage(usage: m.ApiUsage) -> Usage:

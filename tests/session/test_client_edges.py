@@ -462,7 +462,7 @@ async def test_leaving_a_stream_interrupts_before_it_returns(fake: Fake) -> None
         stream = client.stream("go")
         await anext(stream)
         await stream.aclose()  # type: ignore[attr-defined]
-        assert client._current is None
+        assert client._loop.current is None
 
 
 # -- answers ----------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("output_schema", {"output_schema": "{}"}),
     ("include_deltas", {"include_deltas": "no"}),
     ("auth", {"auth": "subscription"}),
+    ("worktree", {"worktree": "x", "setting_sources": ["user", "project"]}),
     ("sandbox", {"sandbox": {"enabled": True}}),
     ("sandbox.deny_read", {"sandbox": SandboxSettings(deny_read="/etc")}),
 ]

@@ -36,6 +36,8 @@ CREDENTIALS = [
     "OPENAI_API_KEY",
     "LD_PRELOAD",
     "NODE_OPTIONS",
+    "CLAUDE_CODE_SESSION_ACCESS_TOKEN",
+    "claude_code_proxy_url",
 ]
 
 

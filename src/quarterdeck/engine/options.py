@@ -381,6 +381,11 @@ def _check_session(options: LaunchOptions) -> None:
         )  # fmt: skip
     if options.fork and not resuming:
         raise OptionError("fork", True, "there is nothing to fork", remedy="set resume")
+    if options.worktree is not None and set(options.setting_sources) & {"project", "local"}:
+        raise OptionError(
+            "worktree", options.worktree, "its settings files cannot be checked before it exists",
+            remedy="make the worktree yourself and pass it as cwd, or leave out project settings",
+        )  # fmt: skip
     if options.resume_at is not None and not resuming:
         raise OptionError("resume_at", options.resume_at, "needs resume")
     if options.title is not None and len(options.title) > 200:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import sys
-import tempfile
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +27,7 @@ from quarterdeck.errors import (
 from quarterdeck.host import Host
 from quarterdeck.localhost import LocalHost
 from quarterdeck.model import Exit, RateLimit, new_id
-from quarterdeck.session import lock
+from quarterdeck.session import lock, private_files
 from quarterdeck.session.asks import Answerer
 from quarterdeck.session.backpressure import EventQueue
 from quarterdeck.session.controls import AccountInfo, Controls, ModelInfo, SlashCommand, typed
@@ -46,7 +45,7 @@ from quarterdeck.session.mcp import ExternalServer, McpServer
 from quarterdeck.session.options import Options, check
 from quarterdeck.session.permissions import PermissionQueue, PermissionRequest
 from quarterdeck.session.prompts import Prompt, with_attachments
-from quarterdeck.session.stream import ClaudeStream, remove_files, write_files
+from quarterdeck.session.stream import ClaudeStream
 from quarterdeck.session.turn_loop import TurnLoop
 from quarterdeck.session.turns import Totals, TurnResult
 
@@ -132,7 +131,7 @@ class Client(Controls):
                 external[name] = server.to_wire()
             else:
                 self._sdk_servers[name] = server
-        self._files = Path(tempfile.mkdtemp(prefix="quarterdeck-"))
+        self._files = private_files.make_directory(inherited)
         launch = compile_launch(
             options,
             executable=self.program.path,
@@ -144,7 +143,7 @@ class Client(Controls):
             sdk_servers=tuple(self._sdk_servers),
             client_app=CLIENT_APP,
         )
-        write_files(self._files, launch.files)
+        private_files.write(self._files, launch.files)
         env = {**child_environment(inherited), **launch.env}
         protocol = ClaudeProtocol(self.session_id, max_line=options.max_line_bytes)
         queue = EventQueue(options.queue_events, options.queue_bytes)
@@ -180,7 +179,7 @@ class Client(Controls):
         self._release()
 
     def _release(self) -> None:
-        remove_files(self._files)
+        private_files.remove(self._files)
         self._files = None
         if self._lock is not None:
             self._lock.release()

@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 import signal
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from quarterdeck.clock import Clock, within
@@ -68,6 +66,7 @@ class ClaudeStream:
         self._ended = asyncio.Event()
         self._fatal: QuarterdeckError | None = None
         self._closing = False
+        self._died = False
         self._wedged = False
 
     # -- start --------------------------------------------------------------------------------------
@@ -214,7 +213,7 @@ class ClaudeStream:
     def _gone(self) -> QuarterdeckError:
         if self._fatal is not None:
             return self._fatal
-        if self._closing or self._process is None:
+        if not self._died and (self._closing or self._process is None):
             return SessionClosed("the session is closed")
         code = self.exit.code if self.exit else None
         if self.exit is not None and self.exit.signal is not None:
@@ -288,6 +287,7 @@ class ClaudeStream:
             self.exit = await process.kill("its output ended but it did not")
         if self._answerer is not None:
             await self._answerer.drain("the session ended")
+        self._died = not self._closing
         self.emit(ev.SessionEnded, self.exit, self._closing, self.stderr_tail)
         await process.aclose()
 
@@ -359,17 +359,3 @@ def _look_at(task: asyncio.Future[None]) -> None:
     """Its caller may be cancelled: then nobody else asks how it ended."""
     if not task.cancelled():
         task.exception()
-
-
-def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Put a launch's files into a directory of ours, readable by nobody else."""
-    for name, content in files.items():
-        path = directory / name
-        path.touch(mode=0o600)
-        path.write_bytes(content)
-
-
-def remove_files(directory: Path | None) -> None:
-    """Remove the directory of a launch's files."""
-    if directory is not None:
-        shutil.rmtree(directory, ignore_errors=True)

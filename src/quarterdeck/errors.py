@@ -196,6 +196,9 @@ class LineTooLong(ProtocolError):
         self.size = size
         self.limit = limit
 
+    def facts(self) -> Mapping[str, Any]:
+        return {"size": self.size, "limit": self.limit}
+
 
 class InvalidCommand(ProtocolError):
     """A message to the agent was refused before it was written, because it could wedge the agent."""
@@ -210,6 +213,9 @@ class ControlError(ProtocolError):
         super().__init__(f"{subtype}: {error}")
         self.subtype = subtype
         self.error = error
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"subtype": self.subtype, "error": self.error}
 
 
 class CapabilityError(QuarterdeckError):
@@ -262,6 +268,9 @@ class SessionAmbiguous(SessionError):
         )
         self.candidates = tuple(candidates)
 
+    def facts(self) -> Mapping[str, Any]:
+        return {"candidates": list(self.candidates)}
+
 
 class SessionBusy(SessionError):
     """Another process owns this session."""
@@ -271,7 +280,11 @@ class SessionBusy(SessionError):
             f"session {session} is owned by {holder}; two writers would fork its history",
             remedy=remedy or "end that process, or fork the session",
         )
+        self.session = session
         self.holder = holder
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"session": self.session, "holder": self.holder}
 
 
 class SessionClosed(SessionError):

@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
+import quarterdeck
 from quarterdeck.engine.events import Event
 from quarterdeck.errors import SessionClosed, UsageError
 from quarterdeck.model import Exit
@@ -189,6 +190,9 @@ class _Face:
         blocking.__name__, blocking.__doc__ = name, value.__doc__
         return blocking
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *(n for n in dir(self._inner) if n[0] != "_")})
+
     def close(self) -> Exit | None:
         """End the session with all its processes. Idempotent."""
         made: Exit | None = _LOOP.call(self._inner.close())
@@ -344,6 +348,11 @@ def run_setup(
 ) -> SetupResult:
     """Run the project's Setup hooks and end."""
     return _LOOP.call(_query.run_setup(trigger, options, timeout=timeout, **changes))
+
+
+def __getattr__(name: str) -> Any:
+    """Values and errors are the same in both faces."""
+    return getattr(quarterdeck, name)
 
 
 async def _make(kind: Callable[..., T], options: Options | None, changes: dict[str, Any]) -> T:

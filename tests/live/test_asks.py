@@ -440,7 +440,8 @@ async def test_questions_beside_the_conversation(make: Make, model: ScriptedMode
         model.push({"text": "aside"})
         assert await client.side_question("what did I say?") == "aside"
         assert len(client.turns) == 1
-        assert await client.generate_title("a chat")
+        model.push({"text": '{"title": "A chat"}', "when_tools": False})
+        assert await client.generate_title("Fix a bug in the parser") == "A chat"
 
 
 async def test_rewinding(make: Make, model: ScriptedModel, work: Path) -> None:

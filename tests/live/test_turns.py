@@ -12,11 +12,21 @@ from typing import Any
 
 import pytest
 
-from quarterdeck import Allow, Client, Conversation, Options, query, query_turn, resume_conversation
+from quarterdeck import (
+    Allow,
+    Catalog,
+    Client,
+    Conversation,
+    Options,
+    query,
+    query_turn,
+    resume_conversation,
+)
 from quarterdeck.engine import events as ev
 from quarterdeck.errors import (
     EngineDied,
     EngineWedged,
+    OptionError,
     QueueFull,
     SessionBusy,
     SessionClosed,
@@ -254,6 +264,59 @@ async def test_structured_output(make: Make, model: ScriptedModel) -> None:
     result = await query_turn("count", make(output_schema=schema))
     assert result.structured_output == {"n": 3}
     assert result.ok
+
+
+async def test_prose_instead_of_structured_output_is_no_success(
+    make: Make, model: ScriptedModel
+) -> None:
+    model.push(*[{"text": "three"}] * 4)
+    result = await query_turn("count", make(output_schema={"type": "object"}))
+    assert str(result.boundary) == "errored(structured_output)"
+
+
+async def test_what_the_engine_would_ignore_is_refused(make: Make, tmp_path: Path) -> None:
+    for field, value in (
+        ("agent", "nobody"),
+        ("add_dirs", ["/nope"]),
+        ("plugin_dirs", ["/nope"]),
+        ("debug_file", "/nope/x"),
+    ):
+        client = Client(make(**{field: value}))
+        with pytest.raises(OptionError) as caught:
+            await client.connect()
+        assert caught.value.field == field
+        assert client.pid is None or not Path(f"/proc/{client.pid}").exists()
+    assert not Path("/nope").exists()
+
+
+async def test_a_session_that_cannot_be_saved_says_so(
+    make: Make, model: ScriptedModel, tmp_path: Path
+) -> None:
+    model.push({"text": "one"}, {"text": "two"})
+    async with Client(make()) as client:
+        await client.turn("hi")
+        await client.close()
+        assert client.is_saved()
+    async with Client(make(persist=False)) as client:
+        await client.turn("hi")
+        await client.close()
+        assert not client.is_saved()
+
+
+async def test_a_fork_has_a_title_of_its_own(
+    make: Make, model: ScriptedModel, tmp_path: Path
+) -> None:
+    model.push({"text": "one"}, {"text": "two"})
+    async with Client(make()) as client:
+        await client.turn("hi")
+        await client.rename("login bug")
+        origin = client.engine_session_id
+    assert origin is not None
+    async with Client(make(resume=origin, fork=True)) as client:
+        await client.turn("on")
+    catalog = Catalog(config_dir=tmp_path / "config")
+    assert catalog.get("login bug").engine_session_id == origin
+    assert catalog.get("login bug (fork)").engine_session_id == client.engine_session_id
 
 
 async def test_attachments(make: Make, model: ScriptedModel, tmp_path: Path) -> None:

@@ -412,9 +412,14 @@ async def test_a_prompt_that_the_engine_has_had(fake: Fake) -> None:
 AUTO = "lines(init(), text('auto')); time.sleep(0.3); lines(result('auto'))"
 
 
-async def test_a_prompt_given_while_the_engine_takes_up_an_old_turn(fake: Fake) -> None:
+async def test_a_prompt_given_while_the_engine_takes_up_an_old_turn(
+    fake: Fake, tmp_path: Path
+) -> None:
     executable = fake("lines(init(), echo(message), text('mine'), result())", initialized=AUTO)
     old = "5775075e-1f3c-4757-bc9f-e3cc3d3bfbc8"
+    transcript = tmp_path / ".claude" / "projects" / "p" / f"{old}.jsonl"
+    transcript.parent.mkdir(parents=True)
+    transcript.write_text("{}\n")
     async with Client(executable=executable, resume=old) as client:
         first, second = await client.send("first"), await client.send("second")
         assert (await first).text == "mine"

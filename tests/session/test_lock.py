@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,34 @@ def test_a_second_owner_is_refused_with_the_name_of_the_first(tmp_path: Path) ->
     held.release()
     held.release()
     lock.acquire("claude-code", "abc", env).release()
+    assert list((tmp_path / "quarterdeck" / "locks").iterdir()) == []
+
+
+def test_there_is_one_owner_however_many_come_and_go(tmp_path: Path) -> None:
+    env = {"XDG_STATE_HOME": str(tmp_path)}
+    inside, most, errors = [0], [0], []
+
+    def work() -> None:
+        try:
+            for _ in range(300):
+                try:
+                    held = lock.acquire("claude-code", "abc", env)
+                except SessionBusy:
+                    continue
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                inside[0] -= 1
+                held.release()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert most == [1]
 
 
 def test_the_lock_falls_with_its_process(tmp_path: Path) -> None:

@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 from urllib.parse import urlsplit
+
+import msgspec
 
 from quarterdeck.errors import OptionError
 from quarterdeck.model import PERMISSION_MODES, PermissionMode
@@ -20,6 +23,7 @@ EFFORTS = ("low", "medium", "high", "xhigh", "max")
 SETTING_SOURCES = ("user", "project", "local")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z", re.IGNORECASE)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -211,6 +215,8 @@ class LaunchOptions:
     slash_commands: bool = True
     file_checkpointing: bool = False
     """Needed for rewind_files."""
+    debug: bool = False
+    """The engine prints what it does on standard error."""
     debug_file: str | None = None
     bare: bool = False
     safe_mode: bool = False
@@ -251,8 +257,16 @@ def check(options: LaunchOptions) -> None:
             "max_thinking_tokens", options.max_thinking_tokens, "thinking is disabled",
             remedy="leave one of the two out",
         )  # fmt: skip
-    if options.output_schema is not None and not isinstance(options.output_schema, Mapping):
-        raise OptionError("output_schema", options.output_schema, "must be a JSON Schema object")
+    for name in ("settings", "managed_settings", "output_schema", "agents"):
+        value = getattr(options, name)
+        if value is not None and not isinstance(value, Mapping):
+            raise OptionError(name, value, "must be a mapping")
+        try:
+            msgspec.json.encode(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise OptionError(name, value, f"has no JSON form: {error}") from None
+    if options.worktree is not None and not _NAME.match(options.worktree):
+        raise OptionError("worktree", options.worktree, "must be a plain name, not a path")
 
 
 _TOKENS = (
@@ -273,7 +287,7 @@ def _check_strings(options: LaunchOptions) -> None:
         _check_text(name, getattr(options, name), one_line=False)
     for name in _LISTS:
         values = getattr(options, name)
-        if values is None:
+        if values is None and name in ("tools", "skills"):
             continue
         if isinstance(values, str) or not isinstance(values, Sequence):
             raise OptionError(name, values, "must be a list of strings", remedy=f"use [{values!r}]")
@@ -332,8 +346,10 @@ def _check_numbers(options: LaunchOptions) -> None:
             raise OptionError(
                 name, value, "must be a number" if name not in _WHOLE else "must be whole"
             )
-        if value != value or value < 0 or (value == 0 and name in _POSITIVE):
-            raise OptionError(name, value, "must be over 0", remedy="leave it out for no limit")
+        if not math.isfinite(value) or value < 0 or (value == 0 and name in _POSITIVE):
+            raise OptionError(
+                name, value, "must be a finite number over 0", remedy="leave it out for no limit"
+            )
 
 
 def _check_choices(options: LaunchOptions) -> None:

@@ -118,6 +118,7 @@ class Client(Controls):
         cwd = Path(options.cwd or Path.cwd())
         if not cwd.is_dir():
             raise OptionError("cwd", str(cwd), "is not a directory")
+        _check_paths(options, cwd)
         check_credentials(options, inherited)
         self.program = await asyncio.to_thread(claude_program, options.executable, inherited)
         options, engine_id = await asyncio.to_thread(_settle_ids, options, cwd, inherited)
@@ -160,6 +161,17 @@ class Client(Controls):
             cwd=str(cwd), env=env, mark=self.session_id,
             timeout=options.start_timeout, on_stderr=options.on_stderr,
         )  # fmt: skip
+        await self._check_agent(stream)
+
+    async def _check_agent(self, stream: ClaudeStream) -> None:
+        """The engine ignores a name that it does not know, without a word."""
+        agent = self.options.agent
+        known = [a.get("name") for a in self._info("agents") if isinstance(a, dict)]
+        if agent is not None and known and agent not in known:
+            await stream.close("unknown agent", ladder=KILL_LADDER)
+            raise OptionError(
+                "agent", agent, "no such agent", remedy="use " + ", ".join(str(k) for k in known)
+            )
 
     def host(self) -> Host:
         """Where the engine runs."""
@@ -396,6 +408,15 @@ class Client(Controls):
         """The engine's id of the session, to resume by; None before `connect`."""
         return self._loop.engine_session_id
 
+    def is_saved(self) -> bool:
+        """Whether the session's transcript is on disk, so that it can be resumed. Looks there.
+
+        The engine writes it some 0.1 s after the first message, and says nothing when it cannot.
+        """
+        engine_id = self.engine_session_id
+        directory = config_dir(self.options)
+        return engine_id is not None and _transcript(directory, engine_id) is not None
+
     @property
     def totals(self) -> Totals:
         """What this engine process has used so far."""
@@ -460,8 +481,41 @@ def _settle_ids(options: Options, cwd: Path, inherited: Mapping[str, str]) -> tu
                 remedy="start one without --continue",
             )
         options = replace(options, continue_last=False, resume=newest.engine_session_id)
+    if options.resume is not None and _transcript(directory, options.resume) is None:
+        raise SessionNotFound(
+            f"there is no session {options.resume}", remedy="see `quarterdeck list --all`"
+        )
+    if options.fork and options.title is None and options.resume is not None:
+        options = _with_title_of_its_own(options, directory, options.resume)
     if options.resume is not None and not options.fork:
         lock.check_engine_registry(directory, options.resume)
         return options, options.resume
     engine_id = options.session_id or str(uuid.uuid4())
     return replace(options, session_id=engine_id), engine_id
+
+
+def _transcript(directory: Path, engine_id: str) -> Path | None:
+    """The file of a session, in whatever project it is."""
+    found = (directory / "projects").glob(f"*/{engine_id}.jsonl")
+    return next((p for p in found if p.stat().st_size > 0), None)
+
+
+def _with_title_of_its_own(options: Options, directory: Path, origin: str) -> Options:
+    """A fork under its origin's title would make that title useless as a name."""
+    from quarterdeck.session.catalog import Catalog
+
+    with contextlib.suppress(QuarterdeckError):
+        title = Catalog(config_dir=directory).get(f"claude:{origin}").custom_title
+        if title:
+            return replace(options, title=f"{title[:190]} (fork)")
+    return options
+
+
+def _check_paths(options: Options, cwd: Path) -> None:
+    """The engine ignores missing directories silently, and makes those of a debug file."""
+    for name in ("add_dirs", "plugin_dirs"):
+        for path in getattr(options, name):
+            if not (cwd / path).is_dir():
+                raise OptionError(name, path, "is not a directory")
+    if options.debug_file is not None and not (cwd / options.debug_file).parent.is_dir():
+        raise OptionError("debug_file", options.debug_file, "its directory does not exist")

@@ -178,11 +178,16 @@ class Controls:
 
         A failure of a real run comes as `can_rewind=False` with its error, like that of a dry run.
         """
-        fields = {"user_message_id": user_message_uuid, "dry_run": dry_run}
+        # Only a dry run says what it would change; the real one answers with less.
+        fields = {"user_message_id": user_message_uuid}
+        made = typed(Rewind, await self.control("rewind_files", {**fields, "dry_run": True}))
+        if dry_run or not made.can_rewind:
+            return made
         try:
-            return typed(Rewind, await self.control("rewind_files", fields))
+            await self.control("rewind_files", fields)
         except ControlError as error:
             return Rewind(error=error.error)
+        return made
 
     async def rewind_conversation(
         self, message_uuid: str, *, interrupt: bool = False
@@ -232,7 +237,7 @@ class Controls:
     async def generate_title(self, description: str, *, persist: bool = False) -> str:
         """Let the small model find a title."""
         fields = {"description": description, "persist": persist}
-        return str((await self.control("generate_session_title", fields)).get("title", ""))
+        return str((await self.control("generate_session_title", fields)).get("title") or "")
 
     async def side_question(self, question: str) -> str:
         """Ask something about the context without a trace in the history."""

@@ -24,10 +24,10 @@ class SessionLock:
         self._path = path
 
     def release(self) -> None:
-        """Let go. Idempotent. The file stays: unlinking it would race with the next owner."""
+        """Let go, and remove the file. Idempotent."""
         if self._fd >= 0:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, 0)
+                self._path.unlink()  # while it is ours: `acquire` looks whether it still is the file
             os.close(self._fd)
             self._fd = -1
 
@@ -46,12 +46,25 @@ def acquire(
     path = directory / f"{engine}-{engine_session_id}.lock"
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        while True:
+            fd = _locked(path, engine_session_id)
+            if _is_the_file(fd, path):
+                break
+            os.close(fd)  # its owner removed it in the meantime
+        record = {"pid": os.getpid(), "start": process_start(os.getpid()), "boot": _boot_id()}
+        os.ftruncate(fd, 0)
+        with contextlib.suppress(OSError):  # who holds it is for people; a full disk may lose that
+            os.pwrite(fd, json.dumps(record).encode(), 0)
     except OSError as error:
         raise SessionError(
             f"the lock {path} cannot be taken: {error.strerror}",
             remedy="let XDG_STATE_HOME name a directory that can be written",
         ) from None
+    return SessionLock(fd, path)
+
+
+def _locked(path: Path, engine_session_id: str) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -61,10 +74,14 @@ def acquire(
     except BaseException:
         os.close(fd)
         raise
-    record = {"pid": os.getpid(), "start": process_start(os.getpid()), "boot": _boot_id()}
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, json.dumps(record).encode(), 0)
-    return SessionLock(fd, path)
+    return fd
+
+
+def _is_the_file(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def check_engine_registry(config_dir: Path, engine_session_id: str) -> None:

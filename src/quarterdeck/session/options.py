@@ -55,9 +55,35 @@ def check(options: Options) -> None:
     queue = options.permission_queue
     if queue is not None and not isinstance(queue, PermissionQueue):
         raise OptionError("permission_queue", queue, "must be a PermissionQueue")
+    _check_types(options)
     for name, server in options.mcp_servers.items():
         if not isinstance(server, McpServer | ExternalServer):
             raise OptionError(
                 f"mcp_servers[{name}]", server, "must be an McpServer or an ExternalServer",
                 remedy="see quarterdeck.session.mcp",
             )  # fmt: skip
+
+
+def _check_types(options: Options) -> None:
+    for name in ("mcp_servers", "hooks"):
+        value = getattr(options, name)
+        if not isinstance(value, Mapping):
+            raise OptionError(name, value, "must be a mapping")
+    if not all(callable(getattr(options.clock, n, None)) for n in ("now", "monotonic", "sleep")):
+        raise OptionError("clock", options.clock, "must be a Clock")
+    if options.host is not None and not callable(getattr(options.host, "spawn", None)):
+        raise OptionError("host", options.host, "must be a Host")
+    if options.output_schema is not None:
+        _check_schema(options.output_schema)
+
+
+def _check_schema(schema: Mapping[str, Any]) -> None:
+    """The engine takes an invalid schema without a word."""
+    import jsonschema  # 60 ms, and few sessions need it
+
+    try:
+        jsonschema.validators.validator_for(schema).check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise OptionError("output_schema", schema, f"is no JSON Schema: {error.message}") from None
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise OptionError("output_schema", schema, f"is no JSON Schema: {error}") from None

@@ -24,18 +24,22 @@ Prompt = str | Sequence[dict[str, Any]]
 
 
 def with_attachments(prompt: Prompt, attachments: Sequence[str | Path] = ()) -> Prompt:
-    """The prompt with files in front of it: text as named blocks, images and PDF as they are.
+    """The prompt with files behind it: text as named blocks, images and PDF as they are.
+
+    Behind it, because the engine names a session after its first block.
 
     The kind of a file is told by its content, not its name. Raises OptionError for files that cannot
     be read, are larger than 32 MiB, are neither text nor a known kind, or more than 20 images.
     """
+    if isinstance(attachments, str | Path):
+        raise OptionError("attach", str(attachments), "must be a list of files")
     if not attachments:
         return prompt
     blocks = [_block(Path(path)) for path in attachments]
     if sum(b["type"] == "image" for b in blocks) > MAX_IMAGES:
         raise OptionError("attach", len(blocks), f"more than {MAX_IMAGES} images")
     said = [{"type": "text", "text": prompt}] if isinstance(prompt, str) else list(prompt)
-    return [*blocks, *said]
+    return [*said, *blocks]
 
 
 def _block(path: Path) -> dict[str, Any]:

@@ -397,9 +397,7 @@ class TurnLoop:
         handle = self.current
         if handle is not None and self._belongs(event, handle):
             self.current = None
-            boundary = None
-            if handle._timed_out and event.boundary.kind != "completed":
-                boundary = Boundary("limit", limit="time", reason=event.boundary.reason)
+            boundary = self._own_verdict(event, handle)
             result = handle._fold.result(event, self.totals, boundary)
             self._written.discard(handle.uuid)
             self._finished.append((handle, result, event.seq))
@@ -413,6 +411,15 @@ class TurnLoop:
             self._stray = None
             result = fold.result(event, self.totals)
         self._remember(result)
+
+    def _own_verdict(self, event: ev.TurnEnded, handle: TurnHandle) -> Boundary | None:
+        """What we know better than the engine: whose time was up, and what was asked for."""
+        if handle._timed_out and event.boundary.kind != "completed":
+            return Boundary("limit", limit="time", reason=event.boundary.reason)
+        wanted = self.options.output_schema is not None and event.num_turns > 0
+        if wanted and event.boundary.kind == "completed" and event.structured_output is None:
+            return Boundary("errored", code="structured_output", reason="no structured answer came")
+        return None
 
     def _belongs(self, event: ev.TurnEnded, handle: TurnHandle) -> bool:
         """Whether this record ends the turn of our prompt.

@@ -69,7 +69,7 @@ def test_a_prompt_carries_its_id_and_no_nul() -> None:
     assert (message["uuid"], message["priority"], message["shouldQuery"]) == ("u", "now", False)
 
 
-@pytest.mark.parametrize("prompt", ["", "  \n", [], [{"type": "novelty"}], ["text"]])
+@pytest.mark.parametrize("prompt", ["", "  \n", [], [{"type": "novelty"}], ["text"], None, 3])
 def test_prompts_without_content_are_refused(prompt: Any) -> None:
     with pytest.raises(InvalidCommand):
         control.user_message(prompt, uuid="u")

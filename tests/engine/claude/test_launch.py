@@ -103,9 +103,8 @@ def test_switches_of_the_environment() -> None:
         ("betas", {"betas": ["novelty"]}),
         ("agents[x].prompt", {"agents": {"x": {"description": "d"}}}),
         ("agent", {"agent": "y", "agents": {"x": {"description": "d", "prompt": "p"}}}),
-        ("settings", {"settings": {"a": object()}}),
     ],
-    ids=["bypass", "betas", "agents", "agent", "settings"],
+    ids=["bypass", "betas", "agents", "agent"],
 )
 def test_what_claude_code_cannot_do_is_refused(field: str, options: dict[str, Any]) -> None:
     with pytest.raises(OptionError) as caught:

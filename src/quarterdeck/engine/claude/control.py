@@ -176,6 +176,10 @@ def user_message(
         body: Any = content.replace("\x00", "")
         if not body.strip():
             raise InvalidCommand("the prompt is empty", remedy="send some text")
+    elif not isinstance(content, Sequence):
+        raise InvalidCommand(
+            f"a prompt is a text or a list of blocks, not {type(content).__name__}"
+        )
     else:
         body = list(content)
         if not body:

@@ -175,6 +175,7 @@ def _other_flags(options: LaunchOptions) -> list[str]:
         "--include-hook-events": options.include_hook_events,
         "--prompt-suggestions=true": options.prompt_suggestions,
         "--session-mirror": options.session_mirror,
+        "--debug": options.debug,
         "--bare": options.bare,
         "--safe-mode": options.safe_mode,
         "--disable-slash-commands": not options.slash_commands,

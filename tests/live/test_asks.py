@@ -399,6 +399,58 @@ async def test_servers_can_come_and_go(make: Make, model: ScriptedModel, tmp_pat
         assert "bad" in change.errors
 
 
+ELICITING = """
+import json, sys
+def put(**message): print(json.dumps({'jsonrpc': '2.0', **message}), flush=True)
+for line in sys.stdin:
+    m = json.loads(line)
+    if m.get('method') == 'initialize':
+        put(id=m['id'], result={'protocolVersion': m['params']['protocolVersion'],
+            'capabilities': {'tools': {}}, 'serverInfo': {'name': 'ask', 'version': '1'}})
+    elif m.get('method') == 'tools/list':
+        put(id=m['id'], result={'tools': [{'name': 'order', 'inputSchema': {'type': 'object'}}]})
+    elif m.get('method') == 'tools/call':
+        call = m['id']
+        schema = {'type': 'object', 'properties': {'size': {'type': 'string'}}}
+        put(id='e1', method='elicitation/create', params=dict(message='Which size?', requestedSchema=schema))
+    elif m.get('id') == 'e1':
+        put(id=call, result={'content': [{'type': 'text', 'text': json.dumps(m['result'])}]})
+"""
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_server_asks_the_person(
+    make: Make, model: ScriptedModel, tmp_path: Path, answered: bool
+) -> None:
+    path = tmp_path / "asking.py"
+    path.write_text(ELICITING)
+    asked: list[str] = []
+
+    def answer(event: ev.Elicitation) -> dict[str, Any]:
+        asked.append(event.message)
+        return {"action": "accept", "content": {"size": "large"}}
+
+    server = ExternalServer.stdio(sys.executable, ["-I", str(path)])
+    options = make(
+        mcp_servers={"ask": server},
+        allow=["mcp__ask__order"],
+        on_elicitation=answer if answered else None,
+    )
+    model.push({"tools": [{"name": "mcp__ask__order", "input": {}}]}, {"text": "ok"})
+    async with Client(options) as client:
+        deadline = time.monotonic() + 10
+        while [s.status for s in await client.mcp_status()] != ["connected"]:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        result = await client.turn("order")
+    (call,) = result.tool_executions
+    assert call.result is not None
+    assert ("large" in call.result.text) == answered
+    assert asked == (["Which size?"] if answered else [])
+    if not answered:
+        assert "cancel" in call.result.text
+
+
 # -- control ----------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from quarterdeck.errors import (
     LineTooLong,
     OptionError,
     SessionClosed,
+    UsageError,
 )
 
 START = f"""#!{sys.executable} -IS
@@ -228,3 +229,15 @@ async def test_a_callback_may_await_a_control_call(fake: Fake) -> None:
         async with asyncio.timeout(20):
             assert (await client.turn("go")).ok
         assert len(answers) == 3
+
+
+async def test_a_callback_may_not_await_a_turn(fake: Fake) -> None:
+    async with Client(executable=fake(prompt="turn('hi'); result()")) as client:
+
+        async def wait(event: ev.Event) -> None:
+            await (await client.send("more"))
+
+        client.handlers.on("message", wait)
+        async with asyncio.timeout(20):
+            assert (await client.turn("go")).ok
+        assert isinstance(client.handlers.errors[0], UsageError)

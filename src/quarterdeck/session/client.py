@@ -290,7 +290,7 @@ class Client(Controls):
         Raises what `send` and awaiting the handle raise; a turn that failed is no error but a result
         with its boundary. When cancelled, the turn is interrupted.
         """
-        if asyncio.current_task() is self._loop.dispatcher:
+        if self._loop.in_callback():
             raise UsageError(
                 "turn() inside an event callback would wait for itself", remedy="use send()"
             )

@@ -38,6 +38,7 @@ class TurnHandle:
         fold: TurnFold,
         subscription: Subscription,
         interrupt: Callable[[TurnHandle, bool], Awaitable[tuple[str, ...]]],
+        would_wait_for_itself: Callable[[], bool],
     ) -> None:
         self.prompt = prompt
         self.uuid = uuid
@@ -46,6 +47,7 @@ class TurnHandle:
         self._fold = fold
         self._subscription = subscription
         self._interrupt = interrupt
+        self._would_wait_for_itself = would_wait_for_itself
         self._start_seq = 0
         self._end_seq: int | None = None
         self._timed_out = False
@@ -61,6 +63,11 @@ class TurnHandle:
 
     async def result(self) -> TurnResult:
         """Wait for the boundary; see the class for what it raises."""
+        if not self.done and self._would_wait_for_itself():
+            raise UsageError(
+                "awaiting a turn inside an event callback would wait for itself",
+                remedy="await it in a task of its own",
+            )
         return await asyncio.shield(self._future)
 
     def __await__(self) -> Generator[Any, None, TurnResult]:

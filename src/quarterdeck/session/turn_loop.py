@@ -89,7 +89,7 @@ class TurnLoop:
         limit = min(5.0, self.options.settle_timeout)
         with contextlib.suppress(QuarterdeckError, TimeoutError), self.hurry():
             await within(self.options.clock, limit, stream.control("interrupt"))
-            if asyncio.current_task() is not self.dispatcher:
+            if not self.in_callback():
                 await within(self.options.clock, limit, asyncio.wait({handle._future}))
 
     def stop_sending(self) -> None:
@@ -108,6 +108,10 @@ class TurnLoop:
             dispatcher.cancel()
             await asyncio.wait({dispatcher}, timeout=2.0)
 
+    def in_callback(self) -> bool:
+        """Whether the caller runs inside the dispatcher, in an event callback."""
+        return asyncio.current_task() is self.dispatcher
+
     # -- prompts and streams ------------------------------------------------------------------------
 
     def submit(
@@ -124,7 +128,9 @@ class TurnLoop:
         line = control.user_message(content, uuid=uuid_)
         fold = self._fold(as_text(prompt), keep=keep)
         subscription = Subscription(options.queue_events, options.queue_bytes)
-        handle = TurnHandle(as_text(prompt), uuid_, line, fold, subscription, self.interrupt)
+        handle = TurnHandle(
+            as_text(prompt), uuid_, line, fold, subscription, self.interrupt, self.in_callback
+        )
         handle._repeatable = prompt_id is not None
         self.waiting.append(handle)
         self._wake.set()
@@ -180,7 +186,7 @@ class TurnLoop:
         if not self._read_to_its_end(handle, stream):
             limit = self.options.settle_timeout
             await stream.control("interrupt", timeout=limit)
-        if asyncio.current_task() is self.dispatcher:
+        if self.in_callback():
             return dropped  # a callback: the end of the turn comes after it
         try:
             with self.hurry():

@@ -264,6 +264,24 @@ def test_a_reply_with_odd_fields_is_still_a_reply() -> None:
     assert receive(line)[1] == [ControlReply("r", True, {}, "")]
 
 
+def test_a_rate_limit_says_when_to_come_back() -> None:
+    info = {
+        "status": "rejected",
+        "resetsAt": 1795219965,
+        "rateLimitType": "five_hour",
+        "utilization": 1.0,
+    }
+    lines = [
+        {"type": "rate_limit_event", "rate_limit_info": info},
+        {"type": "result", "subtype": "success", "is_error": True, "api_error_status": 429},
+    ]
+    protocol = ClaudeProtocol("s")
+    events = protocol.receive(b"".join(json.dumps(m).encode() + b"\n" for m in lines), 1.0).events
+    (limited,), (end,) = of(events, ev.RateLimited), of(events, ev.TurnEnded)
+    assert (limited.limit.status, limited.limit.limit_type) == ("rejected", "five_hour")
+    assert (str(end.boundary), end.boundary.retry_at) == ("limit(rate)", 1795219965)
+
+
 def test_lines_have_a_limit() -> None:
     protocol = ClaudeProtocol("s", max_line=1000)
     with pytest.raises(LineTooLong):

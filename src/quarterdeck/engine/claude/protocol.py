@@ -14,6 +14,7 @@ import msgspec
 from quarterdeck.engine import events as ev
 from quarterdeck.engine.claude import control
 from quarterdeck.engine.claude import messages as m
+from quarterdeck.engine.claude.decode import UNEXPECTED, decode, decode_top
 from quarterdeck.engine.claude.mapping import Mapper
 from quarterdeck.errors import LineTooLong
 
@@ -119,14 +120,14 @@ class ClaudeProtocol:
             self._parts, self._held = [], 0
         lines = data.split(b"\n")
         self._hold(lines.pop())
-        limit, hot, decode = self.max_line, self.mapper.hot, m.decode_top
+        limit, hot, quick = self.max_line, self.mapper.hot, decode_top
         for line in lines:
             if len(line) > limit:
                 raise LineTooLong(len(line), limit)
             try:
+                message = quick(line)
+            except UNEXPECTED:
                 message = decode(line)
-            except m.UNEXPECTED:
-                message = m.decode(line)
             event = hot(message, line, now)
             if event is not None:
                 events.append(event)
@@ -154,7 +155,7 @@ class ClaudeProtocol:
         self, message: Any, line: bytes, now: float, events: list[ev.Event], calls: list[Call]
     ) -> None:
         if type(message) is m.SystemMessage:
-            message = m.decode(line)
+            message = decode(line)
         if message is None:
             if line.strip():
                 events.append(self.mapper.make(ev.Unknown, now, line, None, None, "not_json", None))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from quarterdeck.engine.claude.messages import block_of
+from quarterdeck.engine.claude.decode import block_of
 from quarterdeck.engine.events import Block, TextBlock
 
 CHAIN_KINDS = frozenset({"user", "assistant", "system", "attachment", "progress"})

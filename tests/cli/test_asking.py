@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quarterdeck.cli.asking import MAX_LINES, choose, describe, describe_update, question_lines
@@ -55,6 +55,7 @@ def test_what_is_left_out_is_counted() -> None:
     assert lines[-1] == "... 441 more lines"
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(["Bash", "Edit", "MultiEdit", "Write", "NotebookEdit", "mcp__x__y"]),
     st.dictionaries(

@@ -86,6 +86,12 @@ def test_tools_may_be_none_at_all() -> None:
     assert to_options(EngineOptions()).tools is None
 
 
+def test_bypassing_is_safe_only_when_said() -> None:
+    assert not to_options(EngineOptions()).bypass_is_safe
+    given = EngineOptions(permission_mode="bypassPermissions", bypass_is_safe=True)
+    assert to_options(given).bypass_is_safe
+
+
 @pytest.mark.parametrize(
     "engine",
     [

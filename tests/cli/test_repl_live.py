@@ -234,6 +234,22 @@ def test_ctrl_c_interrupts_the_turn_only(agent: MakeAgent, terminal: MakeTermina
     assert not (run.cli.cwd / "made").exists()
 
 
+def test_a_tool_that_ctrl_c_stopped_is_one_line(agent: MakeAgent, terminal: MakeTerminal) -> None:
+    run = agent({"tools": [{"name": "Bash", "input": {"command": "sleep 40"}}]})
+    screen = terminal(run, "repl", "--allow", "Bash(sleep:*)")
+    screen.type("wait\r")
+    screen.wait_for("● Bash: sleep 40")
+    time.sleep(1)  # the command runs
+    screen.type("\x03")
+    shown = screen.wait_for("— interrupted")
+    assert "✗ Bash: sleep 40 (interrupted)" in shown
+    assert "doesn't want" not in shown
+    assert "ede_diagnostic" not in shown
+    screen.wait_for("> ")
+    screen.type("exit\r")
+    assert screen.end() == 0
+
+
 def test_without_a_keyboard_lines_are_prompts_and_nothing_is_allowed(agent: MakeAgent) -> None:
     bash = {"tools": [{"name": "Bash", "input": {"command": "touch made"}}]}
     run = agent({"text": "One."}, bash, {"text": "Two."})

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarterdeck.cli.replay import Player, pieces
+from quarterdeck.cli.replay import Player, pieces, replay
 from quarterdeck.engine import events as ev
 from quarterdeck.session.turns import TurnResult
+
+from .conftest import Cli
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "claude"
 RUNS = sorted(GOLDEN.glob("*.ndjson"))
@@ -106,3 +108,28 @@ LINES = st.fixed_dictionaries(
 @given(st.lists(LINES, max_size=8))
 def test_no_recording_breaks_it(values: list[Any]) -> None:
     play("\n".join(json.dumps(v) for v in values).encode())
+
+
+def test_a_file_that_is_no_recording_is_refused(cli: Cli) -> None:
+    for number, data in enumerate((b"", b"hello\nthere\n", b'{"a": 1}\n')):
+        file = cli.cwd / f"junk{number}"
+        file.write_bytes(data)
+        done = cli("replay", str(file))
+        assert done.code == 2
+        assert f"nothing in {file} looks like a recorded run" in done.err
+    assert "standard input" in cli("replay", "-", stdin="junk").err
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda p: p.stem)
+def test_every_recorded_run_is_recognised(
+    run: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert replay(str(run)) == 0
+    assert capfdbinary.readouterr().err == b""
+
+
+def test_junk_beside_a_run_is_tolerated(cli: Cli) -> None:
+    good = as_plain((GOLDEN / "01-basic-turn-partial.ndjson").read_bytes())
+    done = cli("replay", "-", stdin=b"junk\n" + good + b"more junk\n")
+    assert done.code == 0, done.err
+    assert done.lines()[-1]["boundary"]["kind"] == "completed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -120,12 +121,59 @@ def test_rate_limit_is_75(agent: MakeAgent) -> None:
     assert done.json()["boundary"]["limit"] == "rate"
 
 
-def test_a_failed_turn_is_1(agent: MakeAgent) -> None:
+def test_a_failed_turn_is_1_and_its_error_is_told_once(agent: MakeAgent) -> None:
     error = {"type": "invalid_request_error", "message": "what is this"}
     run = agent({"status": 400, "error": error, "repeat": "forever"})
     done = run("run", "hi")
     assert done.code == 1
-    assert "what is this" in done.out + done.err
+    assert done.out == ""
+    assert done.err.count("what is this") == 1
+    assert done.err.startswith("! ")
+
+
+def test_retries_are_shown_and_a_time_limit_names_the_rate_limit(agent: MakeAgent) -> None:
+    error = {"type": "rate_limit_error", "message": "slow down"}
+    run = agent({"status": 429, "error": error, "repeat": "forever"})
+    done = run("run", "hi", "--timeout", "3")
+    assert done.code == 6, done.err
+    lines = done.err.splitlines()
+    assert re.fullmatch(r"retrying in \d+\.\d s: 429 rate_limit \(attempt 1 of \d+\)", lines[0])
+    assert lines[-1].startswith("! stopped after 3 s (--timeout); the provider's rate limit: 429")
+    assert "ede_diagnostic" not in done.err
+    assert done.out == ""
+
+
+def test_a_stream_that_breaks_off_is_told(agent: MakeAgent) -> None:
+    tools = [{"name": "Bash", "input": {"command": "true"}}]
+    run = agent({"text": "I do.", "tools": tools, "truncate_after": 6})
+    done = run("run", "hi", "--allow", "Bash")
+    assert (done.code, done.out) == (1, "I do.\n")
+    assert done.err == (
+        "! the provider's stream broke off; the answer above is incomplete (truncated)\n"
+    )
+
+
+def test_a_full_disk_behind_the_answer_is_told(agent: MakeAgent) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full on this system")
+    run = agent({"text": "Hello."})
+    with full.open("wb") as out:
+        done = subprocess.run(
+            run.cli.argv("run", "hi", *run.flags), cwd=run.cli.cwd, env={**run.cli.env, **run.env},
+            stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: cannot write standard output: No space left on device\n")
+    assert len(done.stderr.splitlines()) == 2
+    assert of_home(run.cli.home, "cmdline") == []
+
+
+def test_bypassing_permissions_needs_its_flag(agent: MakeAgent) -> None:
+    done = agent({"text": "ok"})("run", "hi", "--permission-mode", "bypassPermissions")
+    assert done.code == 2
+    assert done.err.startswith("error: --permission-mode = ")
+    assert "--bypass-is-safe" in done.err
 
 
 def test_resume_by_title_and_fork(agent: MakeAgent) -> None:
@@ -189,6 +237,50 @@ def test_neither_prompt_nor_token_stands_in_the_engines_arguments(agent: MakeAge
         assert not any(run.env["QUARTERDECK_GATEWAY_TOKEN"].encode() in s for s in seen)
     finally:
         process.communicate(timeout=30)
+
+
+def kill_engine(home: Path) -> None:
+    """Kill the engine that has this home directory; its guard is left to see it."""
+    mark = b"HOME=" + os.fsencode(str(home))
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            if mark in (path / "environ").read_bytes().split(b"\0") and b"claude" in words[0]:
+                os.kill(int(path.name), signal.SIGKILL)
+        except OSError:
+            continue
+
+
+@pytest.mark.parametrize("form", ["text", "json", "stream-json"])
+def test_a_dead_engine_leaves_what_there_was_and_how_to_go_on(agent: MakeAgent, form: str) -> None:
+    run = agent({"text": "Once upon a time", "chunk": 4, "step_delay": 1.0})
+    process = start(run, "run", "tell", *([] if form == "text" else [f"--{form}"]))
+    assert process.stdout is not None
+    first = b""
+    if form == "json":
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and not list(run.cli.home.rglob("*.jsonl")):
+            time.sleep(0.05)
+        time.sleep(2)  # the text has begun
+    while form != "json" and b"Once" not in first:
+        first += os.read(process.stdout.fileno(), 65536)
+    kill_engine(run.cli.home)
+    out, err = process.communicate(timeout=30)
+    out, told = first + out, err.decode().splitlines()
+    assert process.returncode == 1, err
+    assert told[0].startswith("error: Claude Code is no longer running")
+    assert "exit code 137, SIGKILL" in told[0]
+    session = run.cli("list", "-o", "json").json()[0]["engine_session_id"]
+    assert told[-1] == f"  quarterdeck resume {session}"
+    if form == "text":
+        assert out.startswith(b"Once")
+        assert out.endswith(b"\n")
+        return
+    result = json.loads(out if form == "json" else out.splitlines()[-1])
+    assert (result["type"], result["complete"], result["exit_code"]) == ("turn_result", False, 1)
+    assert result["text"].startswith("Once")
+    assert result["error"]["code"] == "engine_died"
+    assert result["error"]["remedy"] == f"quarterdeck resume {session}"
 
 
 @pytest.mark.parametrize(

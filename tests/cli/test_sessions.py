@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,66 @@ def test_what_cannot_be_read_is_told(cli: Cli, session: str) -> None:
     done = cli("list")
     assert done.code == 0
     assert session[:8] in done.out
+
+
+@pytest.mark.parametrize("command", ["list", "search x", "history x"])
+@pytest.mark.parametrize("flag", ["--limit 0", "--limit -3", "--config-dir /nonexistent"])
+def test_values_without_sense_name_their_flag(cli: Cli, command: str, flag: str) -> None:
+    done = cli(*command.split(), *flag.split())
+    assert done.code == 2
+    assert done.err.startswith(f"error: {flag.split()[0]} = ")
+
+
+@pytest.mark.parametrize("command", ["list", "search x"])
+def test_a_directory_that_is_not_there_is_told(cli: Cli, command: str) -> None:
+    done = cli(*command.split(), "--cwd", "/nonexistent")
+    assert done.code == 2
+    assert done.err.startswith("error: --cwd = ")
+
+
+def test_a_file_with_nothing_readable_is_1(cli: Cli, session: str) -> None:
+    folder = next((cli.home / ".claude" / "projects").iterdir())
+    bad = "6d6a3c3e-0000-4000-8000-00000000000f"
+    (folder / f"{bad}.jsonl").write_text("not json at all\n")
+    for words in (("history", bad), ("export", bad), ("history", bad, "-o", "json")):
+        done = cli(*words)
+        assert done.code == 1
+        assert done.err == "(nothing readable in this file)\n"
+
+
+@pytest.mark.parametrize("form", ["md", "raw"])
+def test_an_export_that_fails_leaves_no_file(
+    cli: Cli, session: str, form: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    words = ["export", session, "--format", form, "--to", str(folder / "x")]
+    small = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64)); {MAIN}"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", small, *words], cwd=cli.cwd, env=cli.env,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: cannot write {folder}/x: File too large\n")
+    assert "report" not in done.stderr
+    assert list(folder.iterdir()) == []
+
+
+MAIN = "import sys; from quarterdeck.cli.main import main; sys.exit(main())"
+
+
+def test_a_full_disk_behind_standard_output_is_told(cli: Cli, session: str) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full on this system")
+    for words in (["list"], ["export", session], ["history", session, "-o", "json"], ["--help"]):
+        with full.open("wb") as out:
+            done = subprocess.run(
+                cli.argv(*words), cwd=cli.cwd, env=cli.env, stdout=out,
+                stderr=subprocess.PIPE, text=True, check=False,
+            )  # fmt: skip
+        assert done.returncode == 1
+        assert done.stderr == (
+            "error: cannot write standard output: No space left on device\n"
+            "  make room there, or write elsewhere\n"
+        )

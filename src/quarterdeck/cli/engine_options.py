@@ -36,6 +36,8 @@ class EngineOptions:
     """The engine's name of a model."""
     permission_mode: PermissionMode | None = None
     """default asks, acceptEdits lets files be edited, plan only reads, dontAsk denies."""
+    bypass_is_safe: bool = False
+    """With --permission-mode bypassPermissions: nothing is asked or denied. Only in a sandbox."""
     tools: list[str] | None = None
     """Tools that exist for the agent, by comma or repeated; "" for none."""
     allow: list[str] | None = None
@@ -87,6 +89,7 @@ def to_options(given: EngineOptions, **more: Any) -> Options:
         config_dir=str(given.config_dir.absolute()) if given.config_dir is not None else None,
         model=given.model,
         permission_mode=given.permission_mode,
+        bypass_is_safe=given.bypass_is_safe,
         tools=split_rules(given.tools) if given.tools is not None else None,
         allow=split_rules(given.allow or ()),
         deny=split_rules(given.deny or ()),
@@ -112,6 +115,13 @@ def open_catalog(config_dir: Path | None) -> Catalog:
     from quarterdeck.session.catalog import Catalog
 
     return Catalog(config_dir=config_dir.absolute()) if config_dir is not None else Catalog()
+
+
+def existing_catalog(config_dir: Path | None) -> Catalog:
+    """The catalog of a directory that somebody named; the user's own need not exist."""
+    if config_dir is not None and not config_dir.is_dir():
+        raise OptionError("config_dir", str(config_dir), "is not a directory")
+    return open_catalog(config_dir)
 
 
 def split_rules(values: Sequence[str]) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from quarterdeck.cli import exit_codes
+from quarterdeck.cli.writing import writing
 from quarterdeck.errors import QuarterdeckError, UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                 ("quarterdeck history 3f2a", "quarterdeck history 'login bug' -o json")),
         Command("search", "sessions:search", "Find text in sessions.",
                 ("quarterdeck search 'race condition'", "quarterdeck search flaky --all -o json")),
-        Command("export", "sessions:export", "A session as Markdown, JSON or HTML.",
+        Command("export", "exporting:export", "A session as Markdown, JSON or HTML.",
                 ("quarterdeck export 3f2a --format html > session.html",)),
         Command("import", "sessions:import_session", "Take in a session file from elsewhere.",
                 ("quarterdeck import session.jsonl --cwd .",)),
@@ -86,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose = "--verbose" in words
     try:
         code = _dispatch(words if words[:1] in _SHOWS_MORE else _without_verbose(words))
-        sys.stdout.flush()
+        with writing("standard output"):
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
@@ -95,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_codes.BROKEN_PIPE
     except QuarterdeckError as error:
         return _report(error, verbose)
+    except OSError as error:
+        return _report_os_error(error, verbose)
     except Exception as error:
         return _report_unknown(error, verbose)
 
@@ -183,16 +188,22 @@ def _version() -> str:
 
 
 def _report(error: QuarterdeckError, verbose: bool) -> int:
+    from quarterdeck.cli.failures import lines
     from quarterdeck.cli.sanitize import sanitize
 
-    lines = [f"error: {error.message}"]
-    tail = getattr(error, "stderr_tail", "")
-    if tail:
-        lines += ["  the engine said:", *(f"    {t}" for t in tail.strip().splitlines()[-10:])]
-    if error.remedy:
-        lines.append(f"  {error.remedy}")
-    _say_error(sanitize("\n".join(lines)), verbose)
+    _say_error(sanitize("\n".join(lines(error))), verbose)
     return error.exit_code
+
+
+def _report_os_error(error: OSError, verbose: bool) -> int:
+    from quarterdeck.cli.failures import CANNOT_WRITE, cannot_write
+    from quarterdeck.cli.sanitize import sanitize
+
+    if error.errno not in CANNOT_WRITE:
+        return _report_unknown(error, verbose)
+    _drop_stdout()
+    _say_error(sanitize("\n".join(cannot_write(error))), verbose)
+    return exit_codes.FAILED
 
 
 def _report_unknown(error: Exception, verbose: bool) -> int:
@@ -209,7 +220,8 @@ def _say_error(text: str, verbose: bool) -> None:
         import traceback
 
         traceback.print_exc()
-    _write(sys.stderr, text + "\n")
+    with contextlib.suppress(OSError):  # nobody is left to be told
+        _write(sys.stderr, text + "\n")
 
 
 def _write(stream: TextIO, text: str) -> None:
@@ -220,5 +232,7 @@ def _write(stream: TextIO, text: str) -> None:
 
 def _drop_stdout() -> None:
     """Keep the interpreter from complaining at its end about what it cannot flush."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
+    with contextlib.suppress(OSError, ValueError):
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)

@@ -10,14 +10,17 @@ from typing import Any, TextIO
 import msgspec
 
 from quarterdeck.cli.sanitize import one_line, sanitize
+from quarterdeck.cli.writing import writing
 
+_STDOUT = "standard output"
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
 class Screen:
     """Standard output for results, standard error for everything said beside them.
 
-    `color` None = as the terminal and NO_COLOR say. Raises BrokenPipeError when the reader is gone.
+    `color` None = as the terminal and NO_COLOR say. Raises BrokenPipeError when the reader is gone, and
+    OSError, named after the stream, when it takes no more.
     """
 
     def __init__(
@@ -36,39 +39,43 @@ class Screen:
     def text(self, text: str) -> None:
         """A piece of running text on standard output, as it comes."""
         if text:
-            self.out.write(_writable(sanitize(text), self.out))
-            self.out.flush()
+            self._out(_writable(sanitize(text), self.out))
             self._fresh = text.endswith("\n")
 
     def line(self, text: str = "", style: str = "") -> None:
         """Lines on standard output."""
         self.end_line()
-        self.out.write(_writable(self.paint(sanitize(text), style, self.out), self.out) + "\n")
-        self.out.flush()
+        self._out(_writable(self.paint(sanitize(text), style, self.out), self.out) + "\n")
 
     def end_line(self) -> None:
         """Close a line that running text left open."""
         if not self._fresh:
-            self.out.write("\n")
-            self.out.flush()
+            self._out("\n")
             self._fresh = True
+
+    def _out(self, text: str) -> None:
+        with writing(_STDOUT):
+            self.out.write(text)
+            self.out.flush()
 
     def note(self, text: str, style: str = "") -> None:
         """Lines on standard error. Text left open on the same terminal is closed first."""
         if not self._fresh and self.err.isatty() and self.out.isatty():
             self.end_line()
-        self.err.write(_writable(self.paint(sanitize(text), style, self.err), self.err) + "\n")
-        self.err.flush()
+        with writing("standard error"):
+            self.err.write(_writable(self.paint(sanitize(text), style, self.err), self.err) + "\n")
+            self.err.flush()
 
     def data(self, line: bytes) -> None:
         """Bytes for a program, as they are."""
-        self.out.flush()
-        buffer = getattr(self.out, "buffer", None)
-        if buffer is None:
-            self.out.write(line.decode("utf-8"))
-        else:
-            buffer.write(line)
-            buffer.flush()
+        with writing(_STDOUT):
+            self.out.flush()
+            buffer = getattr(self.out, "buffer", None)
+            if buffer is None:
+                self.out.write(line.decode("utf-8"))
+            else:
+                buffer.write(line)
+                buffer.flush()
 
     def json(self, value: Any) -> None:
         """One JSON value, readable."""

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from quarterdeck.cli import asking, exit_codes, results
+from quarterdeck.cli import asking, exit_codes, failures, results
 from quarterdeck.cli.engine_options import EngineOptions, to_options
 from quarterdeck.cli.output import Screen
 from quarterdeck.cli.sanitize import sanitize
@@ -87,6 +87,7 @@ class _Repl:
         self._options = to_options(engine, can_use_tool=self._decide)
         self._cwd = Path(self._options.cwd or Path.cwd())
         self._handle: TurnHandle | None = None
+        self._printer: TurnPrinter | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self._shown_turns = 0
 
@@ -104,9 +105,15 @@ class _Repl:
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
         loop.add_signal_handler(signal.SIGTERM, terminate)
         try:
-            async with Client(self._options) as client:
-                self._banner(client)
-                await self._talk(client)
+            client = Client(self._options)
+            try:
+                async with client:
+                    self._banner(client)
+                    await self._talk(client)
+            except QuarterdeckError as error:
+                self._screen.end_line()
+                failures.name_the_session(error, client.engine_session_id)
+                raise
             self._screen.note(f"session {client.engine_session_id}", "dim")
             return exit_codes.OK
         except asyncio.CancelledError:
@@ -143,11 +150,15 @@ class _Repl:
             except (EngineDied, EngineWedged, SessionClosed):
                 raise
             except QuarterdeckError as error:
-                self._screen.note(f"error: {error.message}\n  {error.remedy}".rstrip(), "red")
+                self._screen.note("\n".join(failures.lines(error)), "red")
 
     async def _turn(self, client: Client, prompt: str) -> None:
         self._handle = handle = await client.send(prompt, keep=False)
-        printer = TurnPrinter(self._screen, lines=True, inline=True, permissions=False)
+        printer = TurnPrinter(
+            self._screen, lines=True, inline=True, permissions=False,
+            timeout=self._options.turn_timeout,
+        )  # fmt: skip
+        self._printer = printer
         try:
             async for event in client.follow(handle):
                 printer.show(event)
@@ -161,8 +172,9 @@ class _Repl:
     def _show_strays(self, client: Client) -> None:
         """Turns that the engine made by itself since the last one, when a background task was done."""
         for turn in client.turns[self._shown_turns :]:
-            if not turn.prompt:
-                self._screen.line(f"· meanwhile: {turn.text or turn.result_text}", "dim")
+            text = turn.text or turn.result_text
+            if not turn.prompt and failures.said([text]):
+                self._screen.line(f"· meanwhile: {text}", "dim")
         self._shown_turns = len(client.turns)
 
     def _interrupt(self) -> None:
@@ -170,9 +182,14 @@ class _Repl:
         if handle is None or handle.done:
             return
         self._screen.line("interrupting...", "yellow")
+        self._mark_interrupted()
         task = asyncio.ensure_future(_quietly(handle.interrupt()))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+    def _mark_interrupted(self) -> None:
+        if self._printer is not None:
+            self._printer.interrupted = True
 
     # -- commands of our own ------------------------------------------------------------------------
 
@@ -215,6 +232,7 @@ class _Repl:
                     return await self._question(tool_input)
                 return await self._permission(tool_name, tool_input, context)
             except (EOFError, KeyboardInterrupt):
+                self._mark_interrupted()
                 return Deny("The user interrupted.", interrupt=True)
 
     async def _permission(

@@ -15,9 +15,10 @@ from cyclopts import Parameter
 
 from quarterdeck.cli import exit_codes, results
 from quarterdeck.cli.output import Screen
+from quarterdeck.cli.writing import writing
 from quarterdeck.engine import events as ev
 from quarterdeck.engine.claude.protocol import MAX_LINE, ClaudeProtocol
-from quarterdeck.errors import LineTooLong, OptionError
+from quarterdeck.errors import LineTooLong, OptionError, UsageError
 from quarterdeck.model import Boundary
 from quarterdeck.session.turns import Totals, TurnFold, TurnResult
 
@@ -28,7 +29,7 @@ _IN_MEMORY = 8 * 1024 * 1024  # bytes of results before they go to a file
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """One line of a recording: what the engine printed, or (`prompt`) what it was told."""
+    """One line of a recording: what the engine printed, or (`prompt`) what it was told. Neither: a note."""
 
     time: float
     line: bytes = b""
@@ -44,7 +45,8 @@ def replay(
 
     The recording is what the engine printed (NDJSON), the `dir`/`msg` form of
     recorded runs, or an SSE stream whose data lines are such lines; the first
-    line tells. A line that cannot be read becomes an `unknown` event. The exit
+    line tells. A line that cannot be read becomes an `unknown` event; a file of
+    nothing else is refused with 2. The exit
     code says whether the file could be replayed, not how its turns went.
 
     Parameters
@@ -54,19 +56,22 @@ def replay(
     """
     screen = Screen()
     if file == "-":
-        return _replay(sys.stdin.buffer, screen)
+        return _replay(sys.stdin.buffer, "standard input", screen)
     try:
         with Path(file).open("rb") as opened:
-            return _replay(opened, screen)
+            return _replay(opened, file, screen)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise OptionError("file", file, f"cannot be read: {error.strerror}") from None
 
 
-def _replay(source: IO[bytes], screen: Screen) -> int:
-    player = Player()
+def _replay(source: IO[bytes], name: str, screen: Screen) -> int:
+    player, known = Player(), False
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as held:
         for piece in pieces(source):
-            for event in player.play(piece):
+            events = player.play(piece)
+            # Answers to control calls are no events, but nothing unknown either.
+            known = known or not events or not all(isinstance(e, ev.Unknown) for e in events)
+            for event in events:
                 screen.data(ev.to_line(event))
             for result in player.results():
                 held.write(results.to_line(result))
@@ -75,8 +80,15 @@ def _replay(source: IO[bytes], screen: Screen) -> int:
         for result in player.results():
             held.write(results.to_line(result))
         held.seek(0)
-        sys.stdout.flush()
-        shutil.copyfileobj(held, sys.stdout.buffer)
+        with writing("standard output"):
+            sys.stdout.flush()
+            shutil.copyfileobj(held, sys.stdout.buffer)
+            sys.stdout.flush()
+    if not known:
+        raise UsageError(
+            f"nothing in {name} looks like a recorded run",
+            remedy="give what an engine printed with --output-format stream-json",
+        )
     return exit_codes.OK
 
 
@@ -98,6 +110,7 @@ class Player:
         self._now = piece.time
         if piece.prompt is not None:
             self._prompts.append(piece.prompt)
+        if not piece.line:
             return []
         events = self._protocol.receive(piece.line + b"\n", piece.time).events
         for event in events:
@@ -193,7 +206,7 @@ def _from_recording(line: bytes) -> Piece | None:
         return Piece(time, msgspec.json.encode(message))
     if value["dir"] == "in" and isinstance(message, dict) and message.get("type") == "user":
         return Piece(time, prompt=_prompt(message))
-    return None
+    return Piece(time)
 
 
 def _prompt(message: dict[str, Any]) -> str:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from quarterdeck.cli import exit_codes, results
+from quarterdeck.cli import exit_codes, failures, results
 from quarterdeck.cli.engine_options import EngineOptions, to_options
 from quarterdeck.cli.output import Screen
 from quarterdeck.cli.turn_printer import TurnPrinter
 from quarterdeck.engine import events as ev
-from quarterdeck.errors import OptionError, UsageError
+from quarterdeck.errors import OptionError, QuarterdeckError, UsageError
 
 if TYPE_CHECKING:
     from quarterdeck.session.client import Client
@@ -182,6 +182,7 @@ class _Run:
         self._screen = screen
         self._lines = verbose or screen.err_is_tty
         self._handle: TurnHandle | None = None
+        self._printer: TurnPrinter | None = None
         self._signals = 0
         self._terminated = False
         self._interrupting: asyncio.Task[object] | None = None
@@ -207,16 +208,33 @@ class _Run:
     async def _session(self) -> int:
         from quarterdeck.session.client import Client
 
-        async with Client(self._options) as client:
-            result = await self._turn(client)
+        client = Client(self._options)
+        try:
+            async with client:
+                result = await self._turn(client)
+        except UsageError:
+            raise
+        except QuarterdeckError as error:
+            self._screen.end_line()
+            failures.name_the_session(error, client.engine_session_id)
+            self._report_error(error)
+            raise
         self._report(result)
         return results.exit_code(result)
+
+    def _report_error(self, error: QuarterdeckError) -> None:
+        """For programs; what a person reads is said where all errors are."""
+        if self._form == "json":
+            self._screen.json(failures.to_json(error))
+        elif self._form == "stream-json":
+            self._screen.data(failures.to_line(error))
 
     async def _turn(self, client: Client) -> TurnResult:
         keep = self._form != "text"
         handle = await client.send(self._prompt, attachments=self._attach, keep=keep)
         self._handle = handle
-        printer = TurnPrinter(self._screen, lines=self._lines)
+        printer = TurnPrinter(self._screen, lines=self._lines, timeout=self._options.turn_timeout)
+        self._printer = printer
         shown = self._form != "json"
         async for event in client.follow(handle):
             if self._form == "stream-json":
@@ -246,13 +264,13 @@ class _Run:
         self._signals += 1
         if self._signals == 1 and self._handle is not None and not self._handle.done:
             self._screen.note("interrupting the turn; once more ends the agent", "yellow")
+            if self._printer is not None:
+                self._printer.interrupted = True
             self._interrupting = asyncio.ensure_future(self._interrupt(self._handle))
         else:
             main.cancel()
 
     async def _interrupt(self, handle: TurnHandle) -> None:
-        from quarterdeck.errors import QuarterdeckError
-
         with contextlib.suppress(QuarterdeckError):  # the turn itself raises it as well
             await handle.interrupt()
 

@@ -1,4 +1,4 @@
-"""Commands about the sessions on disk: list, history, search, export, import and changes."""
+"""Commands about the sessions on disk: list, history, search, import and changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import msgspec
 from cyclopts import Parameter
 
 from quarterdeck.cli import exit_codes
-from quarterdeck.cli.engine_options import open_catalog
+from quarterdeck.cli.engine_options import existing_catalog, open_catalog
+from quarterdeck.cli.exporting import NOTHING_READABLE
 from quarterdeck.cli.output import Screen, age, plain, size, table
 from quarterdeck.cli.sanitize import one_line
 from quarterdeck.engine import events as ev
@@ -50,7 +51,8 @@ def list_sessions(
     config_dir: Path
         Claude Code's configuration directory.
     """
-    catalog = open_catalog(config_dir)
+    _check(limit=limit, cwd=cwd)
+    catalog = existing_catalog(config_dir)
     place = None if all else cwd or Path.cwd()
     infos = catalog.list(cwd=place, limit=limit)
     screen = Screen()
@@ -87,7 +89,8 @@ def history(
     output: Output = "text",
     config_dir: Path | None = None,
 ) -> int:
-    """Print what was said in a session, with times and tool calls.
+    """Print what was said in a session, with times and tool calls. Exits with 1
+    when nothing in its file can be read.
 
     Parameters
     ----------
@@ -100,17 +103,22 @@ def history(
     config_dir: Path
         Claude Code's configuration directory.
     """
-    catalog = open_catalog(config_dir)
+    _check(limit=limit)
+    catalog = existing_catalog(config_dir)
     info = catalog.get(name)
     messages = catalog.messages(info, limit=limit)
     screen = Screen()
+    code = exit_codes.OK
+    if not messages:
+        screen.note(NOTHING_READABLE, "yellow")
+        code = exit_codes.FAILED
     if output == "json":
         screen.json({"session": _info(info), "messages": [_message(m) for m in messages]})
-        return exit_codes.OK
+        return code
     screen.line(f"{info.title}  ({info.engine_session_id})", "bold")
     for message in messages:
         _show_message(message, screen)
-    return exit_codes.OK
+    return code
 
 
 def _show_message(message: TranscriptMessage, screen: Screen) -> None:
@@ -170,7 +178,8 @@ def search(
     config_dir: Path
         Claude Code's configuration directory.
     """
-    catalog = open_catalog(config_dir)
+    _check(limit=limit, cwd=cwd)
+    catalog = existing_catalog(config_dir)
     place = None if all else cwd or Path.cwd()
     screen = Screen()
     found = list(catalog.search(text, limit=limit, cwd=place))
@@ -189,48 +198,6 @@ def search(
     if not found:
         screen.note("nothing found" + ("" if all else "; --all looks in every directory"))
     return exit_codes.OK if found else exit_codes.FAILED
-
-
-def export(
-    name: str,
-    /,
-    *,
-    format: Literal["md", "json", "html", "raw"] = "md",
-    to: Path | None = None,
-    config_dir: Path | None = None,
-) -> int:
-    """Print a session as Markdown, JSON or one HTML page.
-
-    Parameters
-    ----------
-    name: str
-        Title of the session, its id or the beginning of it.
-    format: str
-        `raw` is the session's own file, for `quarterdeck import`; it needs --to.
-    to: Path
-        A new file, instead of standard output.
-    config_dir: Path
-        Claude Code's configuration directory.
-    """
-    from quarterdeck.session.export import render
-
-    catalog = open_catalog(config_dir)
-    info = catalog.get(name)
-    if format == "raw":
-        if to is None:
-            raise UsageError("--format raw needs --to FILE")
-        catalog.export_raw(info, to)
-        return exit_codes.OK
-    text = render(info, catalog.messages(info), format).encode("utf-8", "replace")
-    if to is None:
-        Screen().data(text)
-        return exit_codes.OK
-    try:
-        with to.open("xb") as file:
-            file.write(text)
-    except OSError as error:
-        raise OptionError("to", str(to), f"cannot be written: {error.strerror}") from None
-    return exit_codes.OK
 
 
 def import_session(
@@ -392,6 +359,13 @@ def _message(message: TranscriptMessage) -> dict[str, Any]:
         "text": message.text,
         "blocks": msgspec.to_builtins(message.blocks),
     }
+
+
+def _check(*, limit: int | None = None, cwd: Path | None = None) -> None:
+    if limit is not None and limit <= 0:
+        raise OptionError("limit", limit, "must be over 0")
+    if cwd is not None and not cwd.is_dir():
+        raise OptionError("cwd", str(cwd), "is not a directory")
 
 
 def _warn(catalog: Catalog, screen: Screen) -> None:

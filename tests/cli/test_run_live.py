@@ -303,3 +303,11 @@ def test_signals_end_the_turn_and_leave_nothing(
         assert (last["type"], last["boundary"]["kind"]) == ("turn_result", "interrupted")
         assert last["text"].startswith("Once")
     assert of_home(run.cli.home, "cmdline") == []
+
+
+def test_a_session_that_was_not_saved_is_told(agent: MakeAgent) -> None:
+    run = agent({"text": "Hello.", "repeat": "forever"})
+    assert "not saved" not in run("run", "hi").err
+    done = run("run", "hi", "--config-dir", "/proc/nowhere")
+    assert done.code == 0, done.err
+    assert "the session was not saved" in done.err

@@ -220,6 +220,12 @@ class _Run:
             self._report_error(error)
             raise
         self._report(result)
+        if self._options.persist and result.num_turns and not client.is_saved():
+            self._screen.note(
+                "! the session was not saved: the engine wrote no transcript (is the disk full, is its "
+                "configuration directory writable?); it cannot be resumed",
+                "yellow",
+            )
         return results.exit_code(result)
 
     def _report_error(self, error: QuarterdeckError) -> None:

@@ -1,4 +1,4 @@
-"""Turns: what arrived between a prompt and its boundary, folded into one frozen result."""
+"""PURE. Turns: what arrived between a prompt and its boundary, folded into one frozen result."""
 
 from __future__ import annotations
 

@@ -17,12 +17,19 @@ BIN    := $(VENV)/bin
 OFFLINE    := $(BIN)/python tools/offline.py
 CLAUDE := node_modules/@anthropic-ai/claude-code
 
-.PHONY: help setup demo test check format bench docs clean
+.PHONY: help setup system demo test check format bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .cache/package .cache/engines ## install everything into this folder (a second run does nothing)
+
+system: ## install the shells whose completion is tested, or say how (nothing else needs them)
+	@missing=$$(for shell in zsh fish; do command -v $$shell >/dev/null || echo $$shell; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	else echo "install them yourself: apt-get install" $$missing; fi
 
 demo: setup ## watch Quarterdeck drive the real engine against the scripted model (ARGS=...)
 	@PATH="$(ENGINES):$$PATH" $(OFFLINE) $(BIN)/quarterdeck demo $(ARGS)

@@ -113,7 +113,7 @@ def serving(script: Sequence[dict[str, Any]]) -> Iterator[ModelServer]:
 def agent(cli: Cli) -> Iterator[Callable[..., Agent]]:
     """Makes an Agent whose model says the given replies."""
     if not CLAUDE.exists():
-        pytest.skip(f"{CLAUDE} is not installed: npm ci")
+        pytest.skip(f"{CLAUDE} is not installed: make setup")
     with contextlib.ExitStack() as stack:
 
         def make(*script: dict[str, Any]) -> Agent:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.live
 
 def test_the_demo_does_what_it_says(cli: Cli, tmp_path: Path) -> None:
     if not CLAUDE.exists():
-        pytest.skip(f"{CLAUDE} is not installed: npm ci")
+        pytest.skip(f"{CLAUDE} is not installed: make setup")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     start = time.monotonic()
@@ -40,7 +40,7 @@ def test_the_demo_needs_the_engine(cli: Cli) -> None:
 
 def test_keep_keeps_the_repository(cli: Cli, tmp_path: Path) -> None:
     if not CLAUDE.exists():
-        pytest.skip(f"{CLAUDE} is not installed: npm ci")
+        pytest.skip(f"{CLAUDE} is not installed: make setup")
     words = ["--keep", "--color", "--engine-path", str(CLAUDE)]
     done = cli("demo", *words, env={"TMPDIR": str(tmp_path)})
     assert done.code == 0

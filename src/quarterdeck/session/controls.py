@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -94,7 +95,7 @@ class ContextUsage(msgspec.Struct, frozen=True, rename="camel"):
     categories: tuple[dict[str, Any], ...] = ()
 
 
-class Controls:
+class Controls(ABC):
     """The control calls of a connected session.
 
     Every call raises SessionClosed before `connect` and after the end, ControlError when the engine
@@ -105,6 +106,7 @@ class Controls:
 
     _sdk_servers: dict[str, McpServer]
 
+    @abstractmethod
     async def control(
         self, subtype: str, fields: Mapping[str, Any] | None = None, *, timeout: float | None = None
     ) -> dict[str, Any]:
@@ -113,7 +115,6 @@ class Controls:
         Raises InvalidCommand for unknown subtypes and fields of the wrong type: some of those would
         stop the engine's input for good.
         """
-        raise NotImplementedError  # pragma: no cover
 
     async def set_model(self, model: str | None) -> None:
         """Use another model from the next request on; None = the engine's default.

@@ -186,7 +186,7 @@ class ClaudeStream:
         error = EngineWedged(
             f"Claude Code did not answer {subtype} within {limit:.0f} s; it was ended",
             stderr_tail=self.stderr_tail,
-            remedy="resume the session by its id",
+            remedy=self.how_to_resume(),
         )
         await self.fail(error)
         return error
@@ -222,8 +222,13 @@ class ClaudeStream:
             "Claude Code is no longer running",
             exit_code=code,
             stderr_tail=self.stderr_tail,
-            remedy="resume the session by its id",
+            remedy=self.how_to_resume(),
         )
+
+    def how_to_resume(self) -> str:
+        """A remedy for an engine that is gone."""
+        engine_id = self.protocol.mapper.engine_session_id
+        return f"go on with resume_conversation({engine_id!r})" if engine_id else "start it again"
 
     async def fail(self, error: QuarterdeckError) -> None:
         """Give the engine up: end it, and let everybody who waits raise `error`."""

@@ -198,7 +198,7 @@ class TurnLoop:
             error = EngineWedged(
                 f"the turn did not settle within {limit} s of its interrupt; the engine was ended",
                 stderr_tail=stream.stderr_tail,
-                remedy="resume the session by its id",
+                remedy=stream.how_to_resume(),
             )
             await stream.fail(error)
             await asyncio.wait({handle._future})

@@ -310,9 +310,11 @@ class Client(Controls):
         Leaving the loop early interrupts the turn. Raises what `turn` raises.
         """
         handle = await self.send(prompt, attachments=attachments, keep=False)
-        async with contextlib.aclosing(self.follow(handle)) as events:
-            async for event in events:
-                yield event
+        # Not through `follow`: each generator between costs a tenth of the throughput.
+        async with contextlib.aclosing(self.batches(handle)) as batches:
+            async for batch in batches:
+                for event in batch:
+                    yield event
 
     async def follow(self, handle: TurnHandle) -> AsyncGenerator[ev.Event, None]:
         """The events of a turn to its end; leaving early interrupts it. Raises what `turn` raises."""

@@ -38,9 +38,10 @@ async def query(
     """
     async with Client(options, **changes) as client:
         handle = await client.send(prompt, attachments=attachments, keep=False)
-        async with contextlib.aclosing(client.follow(handle)) as events:
-            async for event in events:
-                yield event
+        async with contextlib.aclosing(client.batches(handle)) as batches:
+            async for batch in batches:
+                for event in batch:
+                    yield event
 
 
 async def query_turn(

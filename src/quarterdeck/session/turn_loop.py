@@ -288,18 +288,20 @@ class TurnLoop:
             while (taken := await queue.get()) is not None:
                 batch, size = taken
                 silent = self.handlers.empty
+                fold = self._fold_now()
                 for event in batch:
                     kind = type(event)
                     mark = marks.get(kind)
                     if mark is not None:
                         mark(self, event)
-                    fold = self.current._fold if self.current is not None else self._stray
+                        fold = self._fold_now()
                     if fold is not None:
                         folder = fold.folders.get(kind)
                         if folder is not None:
                             folder(fold, event)
                     if not silent:
                         await self.handlers.dispatch(event)
+                        fold = self._fold_now()
                 self._seen = batch[-1].seq
                 self._settle_finished()
                 for subscription in tuple(self._streams):
@@ -307,6 +309,9 @@ class TurnLoop:
                 self._retire()
         finally:
             self._end()
+
+    def _fold_now(self) -> TurnFold | None:
+        return self.current._fold if self.current is not None else self._stray
 
     def _settle_finished(self) -> None:
         for handle, result, seq in self._finished:

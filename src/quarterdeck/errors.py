@@ -22,7 +22,6 @@ says what to do next. `exit_code` is what the command line exits with when the e
     │   ├── LineTooLong             peer: one line over the limit
     │   ├── InvalidCommand          us: refused before writing, for it would wedge the engine
     │   └── ControlError            the engine answered a control call with an error
-    ├── CapabilityError             this engine cannot do that
     ├── TurnError                   the turn ended, and not well
     │   ├── TurnFailed
     │   └── TurnTimeout
@@ -216,16 +215,6 @@ class ControlError(ProtocolError):
 
     def facts(self) -> Mapping[str, Any]:
         return {"subtype": self.subtype, "error": self.error}
-
-
-class CapabilityError(QuarterdeckError):
-    """This engine cannot do that."""
-
-    exit_code = 2
-
-    def __init__(self, engine: str, what: str, *, remedy: str = "") -> None:
-        super().__init__(f"{engine} cannot {what}", remedy=remedy)
-        self.engine = engine
 
 
 class TurnError(QuarterdeckError):

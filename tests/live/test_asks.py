@@ -225,10 +225,13 @@ async def test_questions_are_answered(make: Make, model: ScriptedModel) -> None:
     ask = {"tools": [{"name": "AskUserQuestion", "input": {"questions": [question]}}]}
     model.push(ask, {"text": "thanks"})
     async with Conversation(make()) as talk:
-        queue = talk.permission_queue
-        assert queue is not None
+        assert not talk.has_pending_permissions
         handle = await talk.send("ask me")
-        request = await queue.get()
+        while not talk.has_pending_permissions:
+            await asyncio.sleep(0.01)
+        request = talk.pending_permission
+        assert request is not None
+        assert talk.pending_permission is None
         request.answer({"Which colour?": "blue"})
         assert (await handle).ok
     assert "blue" in str(model.requests[-1].body["messages"][-1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from quarterdeck.cli import exit_codes
 from quarterdeck.cli.engine_options import TOKEN_VARIABLE
 from quarterdeck.cli.output import Screen
 from quarterdeck.errors import OptionError
+from quarterdeck.session.lock import state_dir
 
 
 def model(
@@ -81,7 +81,7 @@ def _announce(url: str, token: str) -> None:
     screen = Screen()
     screen.line(f"url {url}")
     screen.line(f"token {token}")
-    config = Path(os.environ.get("TMPDIR") or "/tmp") / "quarterdeck-scripted"  # noqa: S108
+    config = state_dir() / "scripted"  # not in /tmp, where others could have put settings before us
     screen.note(
         "use it with the real engine (a configuration directory of its own keeps your sessions apart):\n"
         f"  {TOKEN_VARIABLE}={token} quarterdeck run 'hello' "

@@ -138,7 +138,6 @@ class Client(Controls):
             executable=self.program.path,
             files_dir=str(self._files),
             asks=options.asks,
-            version=self.program.version,
             hooks=hooks.to_initialize(),
             mcp_servers=external,
             sdk_servers=tuple(self._sdk_servers),

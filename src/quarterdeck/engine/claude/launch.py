@@ -35,7 +35,6 @@ def compile_launch(
     executable: str,
     files_dir: str,
     asks: bool,
-    version: str = "",
     hooks: Mapping[str, Any] | None = None,
     mcp_servers: Mapping[str, Mapping[str, Any]] | None = None,
     sdk_servers: Sequence[str] = (),
